@@ -1,0 +1,189 @@
+"""What a run is asked to do: plain frozen dataclasses, free of torch, shared by the web app and the trainer.
+
+The web app stores ``AlignmentConfig.to_json()`` in the run's row; the worker writes a ``TrainSpec`` beside the attempt
+and starts ``python -m worker.alignment train spec.json``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+Objective = Literal["kto"]
+KlScope = Literal["step", "microbatch"]
+Attention = Literal["auto", "flash", "varlen", "sdpa", "eager"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class ConfigError(ValueError):
+    """A setting is out of its range. ``errors`` maps the dotted field name to a sentence for the user."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{name}: {text}" for name, text in errors.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    r: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Scaling; the adapter's output is multiplied by alpha / r (alpha / sqrt(r) with ``rslora``)."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input. Never active while log-ratios or z0 are measured without gradient."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Names of the modules that get an adapter; ``all-linear`` is every linear layer but the head."""
+    rslora: bool = False
+    """Rank-stabilised scaling."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    interval_steps: int = 50
+    """A checkpoint is saved and evaluated every so many optimizer steps, and at the last step."""
+    samples_per_prompt: int = 4
+    """K: completions sampled per prompt for the diversity metrics (at least 2)."""
+    prompts_per_category: int = 2
+    """P: prompts taken per category."""
+    max_categories: int = 1000
+    """Upper bound on categories sampled at one checkpoint; the ones with most prompts come first."""
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    word_limit: int = 100
+    """L: every text is cut to so many words before similarity is measured, the same for both arms."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignmentConfig:
+    """One KTO run (arXiv 2402.01306). Names and defaults follow the paper and TRL's ``KTOConfig``."""
+
+    base_model: str
+    """Local folder of a Hugging Face causal LM, or a hub id."""
+    objective: Objective = "kto"
+    beta: float = 0.1
+    """Strength of the pull to the reference: reward = beta * logratio."""
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    learning_rate: float = 5e-6
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    num_epochs: float = 1.0
+    max_steps: int = 0
+    """0: as many optimizer steps as ``num_epochs`` needs."""
+    batch_size: int = 32
+    """Rows per optimizer step (the effective batch)."""
+    tokens_per_microbatch: int = 16384
+    """Token budget of one forward pass; the gradient does not depend on it."""
+    max_length: int = 2048
+    """Prompt and completion together. A longer prompt loses its left part; a longer completion is skipped and reported."""
+    kl_scope: KlScope = "step"
+    attention: Attention = "auto"
+    precision: Precision = "auto"
+    seed: int = 0
+    num_threads: int = 0
+    """CPU threads for torch; 0 leaves torch's choice."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        errors = _range_errors(self)
+        if errors:
+            raise ConfigError(errors)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> AlignmentConfig:
+        """Build from ``to_json()``'s output. Raises ConfigError on an unknown or badly typed field."""
+        return _build(cls, data, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSpec:
+    """All that the training child needs; it never opens the database."""
+
+    run_id: int
+    attempt: int
+    config: AlignmentConfig
+    model_path: str
+    """Resolved local folder of the base model (or hub id)."""
+    snapshot_dir: str
+    """Holds train.jsonl, dev.jsonl, test.jsonl and manifest.json."""
+    attempt_dir: str
+    """events.jsonl, checkpoints/step-NNNNNN/ and evaluations/step-NNNNNN/ are written here."""
+    cache_dir: str
+    """Shared, content-addressed: reference log-probs and reference samples."""
+    resume_from: str | None = None
+    """A checkpoint directory of an earlier attempt."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainSpec:
+        return _build(cls, data, "")
+
+    @property
+    def events_path(self) -> Path:
+        return Path(self.attempt_dir) / "events.jsonl"
+
+
+def _range_errors(config: AlignmentConfig) -> dict[str, str]:
+    rules: dict[str, tuple[bool, str]] = {
+        "base_model": (bool(config.base_model.strip()), "choose a base model"),
+        "beta": (0 < config.beta <= 10, "must be above 0 and at most 10; 0.1 is usual"),
+        "desirable_weight": (0 < config.desirable_weight <= 1000, "must be above 0 and at most 1000"),
+        "undesirable_weight": (0 < config.undesirable_weight <= 1000, "must be above 0 and at most 1000"),
+        "learning_rate": (0 < config.learning_rate <= 1, "must be above 0 and at most 1; 5e-6 is usual"),
+        "warmup_ratio": (0 <= config.warmup_ratio < 1, "must be at least 0 and below 1"),
+        "weight_decay": (0 <= config.weight_decay <= 1, "must lie between 0 and 1"),
+        "max_grad_norm": (config.max_grad_norm > 0, "must be above 0"),
+        "num_epochs": (0 < config.num_epochs <= 1000, "must be above 0 and at most 1000"),
+        "max_steps": (config.max_steps >= 0, "must be 0 (by epochs) or a number of steps"),
+        "batch_size": (2 <= config.batch_size <= 65536, "must be at least 2"),
+        "tokens_per_microbatch": (config.tokens_per_microbatch >= 64, "must be at least 64"),
+        "max_length": (config.max_length >= 16, "must be at least 16 tokens"),
+        "lora.r": (1 <= config.lora.r <= 1024, "must lie between 1 and 1024"),
+        "lora.alpha": (config.lora.alpha >= 1, "must be at least 1"),
+        "lora.dropout": (0 <= config.lora.dropout < 1, "must be at least 0 and below 1"),
+        "lora.target_modules": (len(config.lora.target_modules) > 0, "name at least one module"),
+        "evaluation.interval_steps": (config.evaluation.interval_steps >= 1, "must be at least 1 step"),
+        "evaluation.samples_per_prompt": (config.evaluation.samples_per_prompt >= 2, "must be at least 2"),
+        "evaluation.prompts_per_category": (config.evaluation.prompts_per_category >= 1, "must be at least 1"),
+        "evaluation.max_categories": (config.evaluation.max_categories >= 1, "must be at least 1"),
+        "evaluation.max_new_tokens": (config.evaluation.max_new_tokens >= 1, "must be at least 1"),
+        "evaluation.temperature": (config.evaluation.temperature > 0, "must be above 0"),
+        "evaluation.top_p": (0 < config.evaluation.top_p <= 1, "must be above 0 and at most 1"),
+        "evaluation.word_limit": (config.evaluation.word_limit >= 8, "must be at least 8 words"),
+    }
+    return {name: text for name, (holds, text) in rules.items() if not holds}
+
+
+def _build(cls: Any, data: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ConfigError({prefix + name: "is not a setting" for name in unknown})
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        hint = hints[name]
+        if is_dataclass(hint) and isinstance(value, dict):
+            value = _build(hint, value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+            raise ConfigError({prefix + name: f"must be of type {hint.__name__}"})
+        values[name] = value
+    return cls(**values)

@@ -1,0 +1,183 @@
+"""What the training child tells: JSON lines in ``<attempt_dir>/events.jsonl``, free of torch.
+
+One line is ``{"seq": int, "kind": str, "step": int, "at": ISO-8601 UTC, "data": {…}}``. ``seq`` starts at 1 in every
+attempt and has no gap, so that (run_id, attempt, seq) identifies an event for ever. A reader ignores a last line
+without newline (a writer may have been killed inside it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+EventKind = Literal[
+    "run_started",  # RunStarted
+    "progress",  # Progress
+    "metrics",  # dict[str, float] under TRL's keys, see METRIC_KEYS
+    "checkpoint_saved",  # CheckpointSaved
+    "evaluation_finished",  # EvaluationResult
+    "warning",  # Notice
+    "notice",  # Notice
+    "run_finished",  # RunFinished
+]
+
+METRIC_KEYS = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "kl",  # z0, clamped at 0, as the loss sees it
+    "kl/raw",  # the same before the clamp
+    "kl/standard_error",
+    "kl/clamp_rate",  # share of steps so far whose raw z0 was below 0
+    "grad_norm",
+    "learning_rate",
+    "epoch",
+    "tokens_per_second",
+    "memory_bytes",
+)
+"""Keys of a ``metrics`` event. A key whose class is absent from the step is left out, never NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    total_steps: int
+    start_step: int
+    """0, or the step of the checkpoint that this attempt goes on from."""
+    num_train_rows: int
+    num_dev_rows: int
+    num_skipped_rows: int
+    attention: str
+    """The backend in use, in words: ``SDPA per sequence, packed``."""
+    precision: str
+    device: str
+    num_parameters: int
+    num_trainable_parameters: int
+    desirable_weight: float
+    undesirable_weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    phase: Literal["loading", "reference", "training", "evaluating", "saving"]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSaved:
+    step: int
+    path: str
+    """Relative to the attempt's folder."""
+    size_bytes: int
+    manifest_sha256: str
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    text: str
+    """One sentence for the run page."""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    status: Literal["succeeded", "stopped", "failed"]
+    """``stopped``: SIGTERM was honoured, a checkpoint of the last finished step is saved."""
+    reason: Literal["", "out_of_memory", "data", "diverged", "model", "disk_full", "unknown"] = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval, clustered by prompt; low and high are None where it cannot be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    """Rows or prompts that the figure rests on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldoutResult:
+    """Implied rewards of the dev split: r = beta * (policy_logps - reference_logps)."""
+
+    num_desirable: int
+    num_undesirable: int
+    accuracy: Estimate
+    """Share of rows whose reward has the sign of their label (r > 0 for desirable)."""
+    auc: Estimate
+    """Pooled over all rows."""
+    auc_within_prompt: Estimate
+    """Mean over prompts that carry both labels; the honest figure, since pooled AUC is confounded by the prompt."""
+    auc_length: Estimate
+    """AUC of the completion's length alone: what a reward must beat."""
+    kl: Estimate
+    """Mean logratio over mismatched pairs before the clamp, in nats."""
+    reward_desirable: float | None
+    reward_undesirable: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """One metric on both arms, same K, word limit and sampler; ``change`` is policy - reference."""
+
+    reference: float
+    policy: float
+    change: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryResult:
+    category: str
+    num_prompts: int
+    metrics: dict[str, Contrast]
+    """Keys of DIVERSITY_KEYS."""
+
+
+DIVERSITY_KEYS = (
+    "similarity",  # mean pairwise ROUGE-L F1 among the K samples of a prompt; up = less varied
+    "distinct_k",  # number of distinct answers among K
+    "ead",  # expectation-adjusted distinct n-grams, n = 1..5
+    "mean_words",
+    "loop_rate",  # share of texts that repeat themselves
+    "truncated_share",  # share that hit max_new_tokens
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiversityResult:
+    num_categories: int
+    num_prompts: int
+    samples_per_prompt: int
+    overall: dict[str, Contrast]
+    categories: list[CategoryResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationResult:
+    step: int
+    heldout: HeldoutResult
+    diversity: DiversityResult | None
+    """None where no prompt has a category."""
+    samples_path: str
+    """Relative to the attempt's folder: JSON lines {"category", "prompt": messages, "arm": "reference"|"policy", "index", "text", "truncated"}."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    seq: int
+    kind: EventKind
+    step: int
+    at: str
+    data: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
