@@ -1,0 +1,32 @@
+"""The web application. Start it with ``kto up``, or ``uvicorn app.main:create_app --factory``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.settings import get_settings
+from app.web import errors
+from app.web.middleware import BrowserMiddleware, SizeLimitMiddleware
+from app.web.static import StudioStatic
+
+ROUTERS: tuple[APIRouter, ...] = ()
+
+
+def create_app() -> FastAPI:
+    app = FastAPI(
+        title="KTO Studio",
+        summary="Collect binary feedback and align models with it.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/static", StudioStatic(), name="static")
+    errors.install(app)
+    app.add_middleware(BrowserMiddleware)
+    app.add_middleware(SizeLimitMiddleware)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=get_settings().allowed_hosts)
+    return app

@@ -1,0 +1,168 @@
+"""Prompts, completions, ratings, annotation queues and imports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Text, UniqueConstraint, func
+from sqlalchemy import text as sql
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.core.db import Base
+
+
+class Prompt(Base):
+    """What the model was asked. One row per distinct content in a project."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (
+        UniqueConstraint("project_id", "content_hash"),
+        Index("ix_prompts_project_id_category_id", "project_id", "category", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    content_hash: Mapped[str] = mapped_column(Text)
+    """SHA-256 over canonical messages, category and conversation id."""
+    messages: Mapped[list[Any]] = mapped_column()
+    """Chat messages [{"role", "content", …}], tool calls and multi-part content as they came."""
+    category: Mapped[str | None] = mapped_column(Text)
+    conversation_id: Mapped[str | None] = mapped_column(Text)
+    root: Mapped[str] = mapped_column(Text)
+    """Hash of the conversation root: its id, else system message + first user turn. The unit of splits."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Completion(Base):
+    """What a model answered. One row per distinct answer of a model to a prompt."""
+
+    __tablename__ = "completions"
+    __table_args__ = (
+        UniqueConstraint("project_id", "content_hash"),
+        Index(
+            "uq_completions_project_id_external_id",
+            "project_id",
+            "external_id",
+            unique=True,
+            postgresql_where=sql("external_id IS NOT NULL"),
+        ),
+        Index("ix_completions_project_id_id", "project_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id", ondelete="CASCADE"), index=True)
+    content_hash: Mapped[str] = mapped_column(Text)
+    """SHA-256 over the prompt's hash, canonical messages, model and finish_reason."""
+    messages: Mapped[list[Any]] = mapped_column()
+    """Usually one assistant message."""
+    text: Mapped[str] = mapped_column(Text)
+    """Plain text of the messages, for lists and search."""
+    model: Mapped[str | None] = mapped_column(Text)
+    finish_reason: Mapped[str | None] = mapped_column(Text)
+    """As the app said: stop, length, tool_calls, …  `length` means that generation was cut."""
+    external_id: Mapped[str | None] = mapped_column(Text)
+    """The app's own id of this output."""
+    extra: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    prompt: Mapped[Prompt] = relationship()
+
+
+class Rating(Base):
+    """One rater's thumb on one completion. Append-only: a later one supersedes it, un-click retracts it."""
+
+    __tablename__ = "ratings"
+    __table_args__ = (
+        Index(
+            "uq_ratings_current",
+            "project_id",
+            "source",
+            "rater",
+            "completion_id",
+            unique=True,
+            postgresql_where=sql("is_current"),
+        ),
+        Index("ix_ratings_completion_current", "completion_id", postgresql_where=sql("is_current")),
+        Index("ix_ratings_project_id_id", "project_id", "id"),
+        Index("ix_ratings_project_id_created_at", "project_id", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    completion_id: Mapped[int] = mapped_column(ForeignKey("completions.id", ondelete="CASCADE"))
+    source: Mapped[str] = mapped_column(Text)
+    """Where it came from: annotation, playground, import, or the name of the app's API key source."""
+    rater: Mapped[str] = mapped_column(Text)
+    """Who: `user:<id>` for people with an account, else what the source says; empty = the source's anonymous rater."""
+    value: Mapped[bool]
+    """True = up."""
+    reasons: Mapped[list[Any]] = mapped_column(server_default=sql("'[]'::jsonb"))
+    comment: Mapped[str | None] = mapped_column(Text)
+    is_current: Mapped[bool] = mapped_column(server_default=sql("true"))
+    """False once superseded or taken back."""
+    retracted_at: Mapped[datetime | None]
+    occurred_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    completion: Mapped[Completion] = relationship()
+
+
+class AnnotationQueue(Base):
+    __tablename__ = "annotation_queues"
+    __table_args__ = (UniqueConstraint("project_id", "slug"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    slug: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    instructions: Mapped[str] = mapped_column(Text, server_default=sql("''"))
+    overlap: Mapped[int] = mapped_column(server_default=sql("1"))
+    """How many different raters each completion wants."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class AnnotationSlot(Base):
+    """One wanted verdict. The claim is written on this row itself, so two people never hold the same slot."""
+
+    __tablename__ = "annotation_slots"
+    __table_args__ = (
+        UniqueConstraint("queue_id", "completion_id", "number"),
+        Index("ix_annotation_slots_open", "queue_id", "priority", "id", postgresql_where=sql("done_at IS NULL")),
+        Index("ix_annotation_slots_done_by", "queue_id", "done_by", "done_at"),
+        Index("ix_annotation_slots_completion_id", "completion_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    queue_id: Mapped[int] = mapped_column(ForeignKey("annotation_queues.id", ondelete="CASCADE"))
+    completion_id: Mapped[int] = mapped_column(ForeignKey("completions.id", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(server_default=sql("0"))
+    """0 … overlap - 1."""
+    priority: Mapped[int] = mapped_column(server_default=sql("0"))
+    """Lower comes first."""
+    claimed_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    claimed_until: Mapped[datetime | None]
+    done_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    done_at: Mapped[datetime | None]
+    rating_id: Mapped[int | None] = mapped_column(ForeignKey("ratings.id", ondelete="SET NULL"), index=True)
+    """None when done by skipping."""
+    skip_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Import(Base):
+    """One import of a file, with what became of every row."""
+
+    __tablename__ = "imports"
+    __table_args__ = (Index("ix_imports_project_id_id", "project_id", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    filename: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    num_created: Mapped[int] = mapped_column(server_default=sql("0"))
+    num_updated: Mapped[int] = mapped_column(server_default=sql("0"))
+    num_duplicate: Mapped[int] = mapped_column(server_default=sql("0"))
+    num_rejected: Mapped[int] = mapped_column(server_default=sql("0"))
+    rejected: Mapped[list[Any]] = mapped_column(server_default=sql("'[]'::jsonb"))
+    """First 1,000 rejected rows: [{"line": int, "reason": str}]."""
+    created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

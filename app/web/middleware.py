@@ -1,0 +1,84 @@
+"""What every request passes: size limit, browser identity for CSRF, security headers."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.accounts.sessions import cookie_name
+from app.core.security import csrf_token, hash_token, new_token
+from app.settings import get_settings
+from app.web.csp import SECURITY_HEADERS
+
+
+class BrowserMiddleware:
+    """Gives ``request.state.browser_hash`` and ``csrf_token``, and the security headers to the answer.
+
+    A browser is known by its sign-in cookie, before that by a random visitor cookie: a sign-in form is protected as well.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        token = request.cookies.get(cookie_name("session")) or request.cookies.get(cookie_name("visitor"))
+        fresh = None if token or scope["path"].startswith(("/api/", "/static/")) else new_token()
+        browser_hash = hash_token(token or fresh or "")
+        request.state.browser_hash = browser_hash
+        request.state.csrf_token = csrf_token(browser_hash)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith("/static/"):
+                    headers.setdefault("Cache-Control", "private, no-store")
+                if fresh is not None:
+                    secure = "; Secure" if get_settings().secure_cookies else ""
+                    headers.append(
+                        "Set-Cookie", f"{cookie_name('visitor')}={fresh}; Path=/; HttpOnly; SameSite=lax{secure}"
+                    )
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class SizeLimitMiddleware:
+    """413 before a body is read into memory; uploads of imports have their own limit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        settings = get_settings()
+        is_import = scope["path"].endswith("/import")
+        limit = settings.max_import_bytes + 2**20 if is_import else settings.max_request_bytes
+        words = f"The request is larger than {limit // 2**20} MiB. Send it in smaller parts. Nothing was stored."
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            body = {"error": {"code": "too_large", "message": words}}
+            await JSONResponse(body, 413)(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                # FastAPI lets an HTTPException through while it parses a body, and turns all else into a 400.
+                raise HTTPException(413, words)
+            return message
+
+        await self.app(scope, limited, send)
