@@ -41,7 +41,11 @@ def error_response(request: Request, error: StudioError, *, incident: str = "") 
         return RedirectResponse(target, 303)
     from app.web.templating import render
 
-    return render(request, "errors/error.html", {"error": error, "incident": incident}, status_code=error.status)
+    context = {"error": error, "incident": incident}
+    if request.headers.get("hx-request"):  # htmx swaps answers of any status: keep the error out of its target
+        headers = {"HX-Retarget": "#k-errors", "HX-Reswap": "innerHTML"}
+        return render(request, "errors/part.html", context, status_code=error.status, headers=headers)
+    return render(request, "errors/error.html", context, status_code=error.status)
 
 
 def field_errors(error: RequestValidationError) -> dict[str, str]:
