@@ -104,7 +104,8 @@ class AlignmentConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> AlignmentConfig:
         """Build from ``to_json()``'s output. Raises ConfigError on an unknown or badly typed field."""
-        return _build(cls, data, "")
+        built: AlignmentConfig = _build(cls, data, "")
+        return built
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,8 @@ class TrainSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainSpec:
-        return _build(cls, data, "")
+        built: TrainSpec = _build(cls, data, "")
+        return built
 
     @property
     def events_path(self) -> Path:
@@ -175,15 +177,17 @@ def _build(cls: Any, data: dict[str, Any], prefix: str) -> Any:
     if unknown:
         raise ConfigError({prefix + name: "is not a setting" for name in unknown})
     values: dict[str, Any] = {}
-    for name, value in data.items():
-        hint = hints[name]
+    for name, given in data.items():
+        hint, value = hints[name], given
         if is_dataclass(hint) and isinstance(value, dict):
             value = _build(hint, value, f"{prefix}{name}.")
         elif isinstance(value, list):
             value = tuple(value)
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        if hint in (int, float, str, bool) and (
+            not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+        ):
             raise ConfigError({prefix + name: f"must be of type {hint.__name__}"})
         values[name] = value
     return cls(**values)

@@ -1,0 +1,185 @@
+"""Reference log-probs, computed once per row and kept: an append-only, content-addressed cache on disk.
+
+A row's key covers everything the number depends on and nothing else: the run's namespace (base-weights hash, tokenizer
+and template hash, dtype, scoring path and backend, device type, head precision) and the token ids. So another beta,
+learning rate, seed or LoRA rank costs no reference forward, and k new rows cost k rows. Each flush writes one immutable
+segment, named by its content and moved into place whole: concurrent runs share the cache without locks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.alignment.batching import microbatches
+from worker.alignment.dataset import Pair
+from worker.alignment.scoring import tolerance
+
+FloatArray = NDArray[np.float64]
+NUM_CHECKED = 8
+FLUSH_EVERY = 512
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceLogps:
+    logps: FloatArray
+    """Summed log-probs in nats, in the order asked."""
+    num_computed: int
+    num_checked: int
+    """Cached values that were computed again to see that they still hold."""
+    refused: float | None = None
+    """The largest difference in nats, where a check failed and the cache was not used."""
+
+
+class ReferenceCache:
+    """One namespace of the cache: key (32 bytes) -> summed log-prob."""
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self._folder = folder / "reference" / namespace
+        self._namespace = bytes.fromhex(namespace)
+        self._fresh: dict[bytes, float] = {}
+        self.values: dict[bytes, float] = {}
+        self._segments = sorted(self._folder.glob("*.npz"))
+        for path in self._segments:
+            self._read(path)
+
+    def key(self, pair: Pair) -> bytes:
+        digest = hashlib.sha256(self._namespace)
+        for ids in pair:
+            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i8").tobytes())
+        return digest.digest()
+
+    def add(self, key: bytes, value: float) -> None:
+        self.values[key] = self._fresh[key] = value
+
+    def forget(self) -> None:
+        """Drop what was on disk when this cache was opened: it was found wrong, and would be again."""
+        for path in self._segments:
+            path.unlink(missing_ok=True)
+        self.values.clear()
+
+    def flush(self) -> None:
+        """Write what was added since the last flush as one segment."""
+        if not self._fresh:
+            return
+        keys = np.frombuffer(b"".join(self._fresh), dtype=np.uint8).reshape(-1, 32)
+        values = np.asarray(list(self._fresh.values()), dtype=np.float64)
+        name = hashlib.sha256(keys.tobytes() + values.tobytes()).hexdigest()[:32]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / f".{name}.{os.getpid()}.partial"
+        with partial.open("wb") as file:
+            np.savez(file, keys=keys, values=values)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._folder / f"{name}.npz")
+        self._fresh.clear()
+
+    def _read(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as segment:
+                keys, values = segment["keys"], segment["values"]
+        except (OSError, ValueError, KeyError, EOFError) as error:  # a damaged segment costs its rows, nothing else
+            _log.warning("reference cache segment %s is unreadable: %s", path.name, error)
+            return
+        self.values.update(zip((key.tobytes() for key in keys), values.tolist(), strict=True))
+
+
+def reference_logps(
+    pairs: Sequence[Pair],
+    cache: ReferenceCache,
+    score: Callable[[Sequence[Pair]], Tensor],
+    *,
+    token_budget: int,
+    dtype: torch.dtype,
+    padded: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ReferenceLogps:
+    """Summed reference log-probs of ``pairs``, from the cache where it holds and by ``score`` (no gradient) otherwise.
+
+    Eight cached rows are computed again first; one difference above rounding refuses the whole namespace.
+    """
+    keys = [cache.key(pair) for pair in pairs]
+    wanted = dict(zip(keys, pairs, strict=True))
+    missing = [key for key in wanted if key not in cache.values]
+    checked = sorted(wanted.keys() - set(missing))[:NUM_CHECKED]
+    refused = _disagreement(checked, wanted, cache, score, dtype) if checked else None
+    if refused is not None:
+        cache.forget()
+        missing = list(wanted)
+    done = 0
+    unsaved = 0
+    for cut in microbatches([_num_tokens(wanted[key]) for key in missing], token_budget=token_budget, padded=padded):
+        batch = [missing[index] for index in cut]
+        for key, value in zip(batch, score([wanted[key] for key in batch]).double().tolist(), strict=True):
+            cache.add(key, value)
+        done += len(batch)
+        unsaved += len(batch)
+        if unsaved >= FLUSH_EVERY:
+            cache.flush()
+            unsaved = 0
+        on_progress(done, len(missing))
+    cache.flush()
+    logps = np.asarray([cache.values[key] for key in keys], dtype=np.float64)
+    return ReferenceLogps(logps=logps, num_computed=len(missing), num_checked=len(checked), refused=refused)
+
+
+def namespace(**parts: str) -> str:
+    """Hash of all that reference log-probs depend on beside the token ids: 64 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Any, template: str | None) -> str:
+    """Hash of vocabulary, merges, special tokens and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256((text + "\0" + str(template or tokenizer.chat_template)).encode()).hexdigest()
+
+
+def weights_hash(folder: Path, cache_dir: Path) -> str:
+    """Hash of a model folder's config and safetensors files, remembered by their sizes and times."""
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    memo = cache_dir / "weights" / hashlib.sha256(f"{folder.resolve()}{stats}".encode()).hexdigest()
+    if memo.exists() and len(known := memo.read_text(encoding="ascii")) == 64:
+        return known
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    partial = memo.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(digest.hexdigest(), encoding="ascii")
+    partial.replace(memo)
+    return digest.hexdigest()
+
+
+def _disagreement(
+    checked: list[bytes],
+    wanted: dict[bytes, Pair],
+    cache: ReferenceCache,
+    score: Callable[[Sequence[Pair]], Tensor],
+    dtype: torch.dtype,
+) -> float | None:
+    pairs = [wanted[key] for key in checked]
+    again = torch.cat([score([pair]) for pair in pairs]).double().cpu()
+    kept = torch.tensor([cache.values[key] for key in checked], dtype=torch.float64)
+    num_tokens = torch.tensor([len(pair.completion_ids) for pair in pairs])
+    difference = (again - kept).abs()
+    agree = bool((difference <= tolerance(dtype, again, num_tokens)).all())  # False for NaN too
+    return None if agree else float(difference.max())
+
+
+def _num_tokens(pair: Pair) -> int:
+    return len(pair.prompt_ids) + len(pair.completion_ids)

@@ -1,0 +1,87 @@
+"""Going on from a checkpoint: only the same run on the same footing, and what was interrupted is completed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.alignment.checkpoints import MANIFEST, Manifest, SavedCheckpoint, validate_checkpoint
+from worker.alignment.config import AlignmentConfig, TrainSpec
+from worker.alignment.errors import CheckpointError
+
+
+def open_resume(spec: TrainSpec) -> Manifest | None:
+    """Validate the checkpoint that the spec goes on from, before anything costly. Raises CheckpointError."""
+    if spec.resume_from is None:
+        return None
+    manifest = validate_checkpoint(Path(spec.resume_from))
+    if manifest.run_id != spec.run_id:
+        raise CheckpointError(f"The checkpoint is of run {manifest.run_id}, this is run {spec.run_id}.")
+    changed = _difference(manifest.config, json.loads(json.dumps(spec.config.to_json())))
+    if changed:
+        raise CheckpointError(f"The setting {changed} differs from the checkpoint's; start a new run to change it.")
+    return manifest
+
+
+def pin_threads(config: AlignmentConfig, manifest: Manifest | None) -> None:
+    """Torch's CPU threads: as set, else as the checkpoint had them (sums depend on their number), else torch's choice."""
+    threads = config.num_threads or (int(manifest.pins["threads"]) if manifest is not None else 0)
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def check_same_run(manifest: Manifest, *, snapshot_hash: str, pins: dict[str, Any], total_steps: int) -> None:
+    """Raise CheckpointError where data, base model or numerical footing changed since the checkpoint."""
+    if manifest.snapshot_hash != snapshot_hash:
+        raise CheckpointError("The snapshot differs from the checkpoint's; start a new run for new data.")
+    changed = _difference(manifest.pins, pins)
+    if changed:
+        text = f"{changed} was {manifest.pins.get(changed)!r} and is {pins.get(changed)!r}"
+        raise CheckpointError(f"The run cannot go on as it began: {text}. Start a new run.")
+    if manifest.total_steps != total_steps:
+        raise CheckpointError(f"The checkpoint's run has {manifest.total_steps} steps, this one {total_steps}.")
+
+
+def evaluation_result_path(checkpoint: Path) -> Path:
+    """``evaluations/step-NNNNNN/result.json`` of the attempt that a checkpoint lies in."""
+    return checkpoint.parent.parent / "evaluations" / checkpoint.name / "result.json"
+
+
+def is_evaluated(checkpoint: Path) -> bool:
+    return evaluation_result_path(checkpoint).exists()
+
+
+def adopt_checkpoint(source: Path, target: Path) -> SavedCheckpoint:
+    """Bring an earlier attempt's checkpoint into this one (hard links where the disk allows): same manifest, same hash."""
+    if source.resolve() != target.resolve():
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial, copy_function=_link)
+        partial.rename(target)
+    digest = hashlib.sha256((target / MANIFEST).read_bytes()).hexdigest()
+    size = sum(file.stat().st_size for file in target.iterdir())
+    return SavedCheckpoint(path=target, size_bytes=size, manifest_sha256=digest)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> str | None:
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if found := _difference(old, new, f"{prefix}{name}."):
+                return found
+        elif old != new:
+            return prefix + name
+    return None

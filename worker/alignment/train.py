@@ -1,0 +1,116 @@
+"""The training child: reads a spec, trains, and tells how it ended. ``python -m worker.alignment train spec.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from worker.alignment.config import ConfigError, TrainSpec
+from worker.alignment.errors import Reason, SpecError, TrainingError
+from worker.alignment.events import RunFinished
+from worker.alignment.reporters import JsonlReporter
+
+PR_SET_PDEATHSIG = 1
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+def read_spec(path: Path) -> TrainSpec:
+    """Raises SpecError with one line that names the field and the remedy."""
+    try:
+        return TrainSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise SpecError(f"{path}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpecError(f"{path}: is not a train spec: {error}") from error
+
+
+def run_spec(spec: TrainSpec, *, runner: Callable[..., RunFinished] | None = None) -> int:
+    """Train one attempt in this process. Exit code: 0 succeeded or stopped, 1 failed; events say which and why.
+
+    Raises SpecError where the attempt's folder already has events.
+    """
+    stop = StopFlag()
+    stop.install()
+    die_with_parent()
+    try:
+        reporter = JsonlReporter(spec.events_path)
+    except FileExistsError as error:
+        raise SpecError(
+            f"attempt_dir: {spec.attempt_dir} already holds an attempt; give each its own folder"
+        ) from error
+    except OSError as error:
+        raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
+    try:
+        if runner is None:
+            from worker.alignment.trainer import train  # torch loads here, after the signal handlers stand
+
+            runner = train
+        finished = runner(spec, reporter, should_stop=stop)
+    except Exception as error:
+        traceback.print_exc()
+        reason, message = classify(error)
+        finished = RunFinished(status="failed", reason=reason, message=message)
+    with contextlib.suppress(OSError):  # a full disk: the exit code still tells
+        reporter.emit("run_finished", 0, finished)
+    reporter.close()
+    if finished.status == "failed":
+        print(finished.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT: the step in hand is finished, a checkpoint saved, and the process exits 0."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+
+def classify(error: BaseException) -> tuple[Reason, str]:
+    """The reason and one sentence for the user; the traceback went to stderr."""
+    if isinstance(error, TrainingError):
+        return error.reason, str(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY_WORDS):
+        advice = "lower tokens_per_microbatch, max_length or lora.r, or use a smaller base model"
+        return "out_of_memory", f"Memory ran out: {advice}."
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in text:
+        return (
+            "disk_full",
+            "The disk is full; free some space and start the run again: it goes on from the last checkpoint.",
+        )
+    first_line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return "unknown", f"The trainer stopped on an unexpected {type(error).__name__}: {first_line}"
+
+
+def die_with_parent() -> None:
+    """Linux: be killed when the process (strictly: the thread) that started this one ends. No trainer outlives its worker."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died in between
+        os.kill(os.getpid(), signal.SIGKILL)

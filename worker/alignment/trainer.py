@@ -1,0 +1,304 @@
+"""The training loop, read from top to bottom: prepare, step, save, evaluate, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from worker.alignment.batching import epoch_steps, num_steps_per_epoch
+from worker.alignment.checkpoints import (
+    Manifest,
+    SavedCheckpoint,
+    checkpoint_path,
+    restore_checkpoint,
+    restore_rng,
+    rng_state,
+    save_checkpoint,
+)
+from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSpec
+from worker.alignment.data import heldout_rows
+from worker.alignment.dataset import IntArray
+from worker.alignment.errors import DivergedError, StopRequest
+from worker.alignment.events import CheckpointSaved, EvaluationResult, Progress, RunFinished, RunStarted
+from worker.alignment.policy import Policy
+from worker.alignment.prepare import Phase, Prepared, prepare
+from worker.alignment.reporters import JsonlReporter
+from worker.alignment.resume import adopt_checkpoint, check_same_run, evaluation_result_path, is_evaluated
+from worker.alignment.schedule import learning_rate, total_steps
+from worker.alignment.step import StepResult, backward_step, step_metrics
+
+if TYPE_CHECKING:
+    from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
+
+MAX_BAD_STEPS = 3
+"""So many steps in a row without a finite gradient end the run as diverged."""
+
+
+class EvaluateFn(Protocol):
+    """``worker.alignment.evaluation.screen.screen``, or a test's own."""
+
+    def __call__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        heldout: HeldoutRows,
+        beta: float,
+        prompts: Sequence[PromptCase],
+        settings: EvaluationSettings,
+        step: int,
+        reference_cache: Path,
+        attempt_dir: Path,
+        reference_key: str,
+        on_progress: Callable[[int, int], None],
+    ) -> EvaluationResult: ...
+
+
+def train(
+    spec: TrainSpec,
+    reporter: JsonlReporter,
+    *,
+    evaluate: EvaluateFn | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunFinished:
+    """Run the spec to its end, or to the step at which ``should_stop`` turned true (a checkpoint is saved first).
+
+    Every checkpoint that is due (each ``evaluation.interval_steps`` and the last) is evaluated by ``evaluate``, by
+    default the screen evaluation. Raises a TrainingError with a sentence for the user; the caller reports the end.
+    """
+    if evaluate is None:
+        from worker.alignment.evaluation.screen import screen
+
+        evaluate = screen
+    return Trainer(spec, reporter, evaluate, should_stop).run()
+
+
+class Trainer:
+    """State of one attempt."""
+
+    def __init__(
+        self, spec: TrainSpec, reporter: JsonlReporter, evaluate: EvaluateFn, should_stop: Callable[[], bool]
+    ) -> None:
+        self.spec = spec
+        self.config: AlignmentConfig = spec.config
+        self.attempt_dir = Path(spec.attempt_dir)
+        self.report = reporter
+        self.evaluate_fn = evaluate
+        self.should_stop = should_stop
+        self.prepared: Prepared
+        self.policy: Policy
+        self.optimizer: torch.optim.AdamW
+        self.step = 0
+        self.total = 0
+        self.saved_step = -1
+        self.clamped_steps = 0
+        self.bad_steps = 0
+        self._epoch = (-1, list[IntArray]())
+
+    def run(self) -> RunFinished:
+        try:
+            self._start()
+            while self.step < self.total:
+                self._train_step()
+                if self._is_due(self.step):
+                    self._save()
+                    self._evaluate()
+                if self.should_stop() and self.step < self.total:
+                    raise StopRequest
+        except StopRequest:
+            if self.step > 0 and self.step != self.saved_step:
+                self._save()
+            return RunFinished(status="stopped", message=f"Stopped after step {self.step}.")
+        return RunFinished(status="succeeded", message=f"Finished {self.total} steps.")
+
+    # The start -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.prepared = prepare(self.spec, self.report, self._progress)
+        self.policy = self.prepared.policy
+        self.total = total_steps(self.config, len(self.prepared.train.rows))
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(),
+            lr=self.config.learning_rate,
+            betas=(self.config.adam_beta1, self.config.adam_beta2),
+            eps=self.config.adam_epsilon,
+            weight_decay=self.config.weight_decay,
+        )
+        torch.manual_seed(self.config.seed)
+        if self.prepared.manifest is not None:
+            self._resume(self.prepared.manifest)
+        self._tell_start()
+        if self.spec.resume_from is not None:
+            self._finish_interrupted_checkpoint(Path(self.spec.resume_from))
+
+    def _resume(self, manifest: Manifest) -> None:
+        check_same_run(
+            manifest,
+            snapshot_hash=self.prepared.snapshot_hash,
+            pins=self.prepared.pins,
+            total_steps=self.total,
+        )
+        restore_checkpoint(Path(str(self.spec.resume_from)), self.policy.model, self.optimizer)
+        self.step = self.saved_step = manifest.step
+        self.clamped_steps = int(manifest.progress["clamped_steps"])
+        self.bad_steps = int(manifest.progress["bad_steps"])
+
+    def _finish_interrupted_checkpoint(self, source: Path) -> None:
+        """An attempt may have ended between saving and evaluating: the checkpoint is told of again and evaluated."""
+        if self._is_due(self.step) and not is_evaluated(source):
+            self._tell_saved(adopt_checkpoint(source, checkpoint_path(self.attempt_dir, self.step)))
+            self._evaluate()
+
+    def _tell_start(self) -> None:
+        model = self.policy.model
+        started = RunStarted(
+            total_steps=self.total,
+            start_step=self.step,
+            num_train_rows=len(self.prepared.train.rows),
+            num_dev_rows=len(self.prepared.dev.rows),
+            num_skipped_rows=self.prepared.num_skipped,
+            attention=self.policy.attention_words,
+            precision=self.prepared.pins["dtype"],
+            device=torch.cuda.get_device_name() if self.policy.device.type == "cuda" else "CPU",
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_trainable_parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
+            desirable_weight=self.config.desirable_weight,
+            undesirable_weight=self.config.undesirable_weight,
+        )
+        self.report.emit("run_started", self.step, started)
+
+    # The loop ------------------------------------------------------------------------------------------------------
+
+    def _train_step(self) -> None:
+        began = time.monotonic()
+        batch = self.prepared.train.batch(self._rows_of(self.step))
+        rate = learning_rate(self.config, self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        result = backward_step(self.policy, batch, self.config)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
+        self.clamped_steps += int(result.kl.raw < 0)
+        self.step += 1
+        if result.bad_ids or not math.isfinite(norm):
+            self._bad_step(result)
+            return
+        self.bad_steps = 0
+        self.optimizer.step()
+        seconds = time.monotonic() - began
+        metrics = step_metrics(result, batch.labels) | {
+            "kl/clamp_rate": self.clamped_steps / self.step,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "epoch": self.step / self._steps_per_epoch,
+            "tokens_per_second": sum(len(x) for pair in batch.pairs for x in pair) / max(seconds, 1e-9),
+            "memory_bytes": float(peak_memory(self.policy.device)),
+        }
+        self.report.emit("metrics", self.step, metrics)
+        self._progress("training", self.step, self.total)
+
+    def _bad_step(self, result: StepResult) -> None:
+        """Leave the adapters as they are; stop where it keeps happening."""
+        self.bad_steps += 1
+        rows = f"rows {result.bad_ids[:10]}" if result.bad_ids else "the gradient"
+        text = f"Step {self.step} is skipped: {rows} gave no finite number."
+        self.report.notice(text, step=self.step, warning=True, rows=result.bad_ids)
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise DivergedError(
+                f"{self.bad_steps} steps in a row gave no finite number; lower the learning rate or raise beta."
+            )
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return num_steps_per_epoch(len(self.prepared.train.rows), self.config.batch_size)
+
+    def _rows_of(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self._steps_per_epoch)
+        if self._epoch[0] != epoch:
+            labels = [row.label for row in self.prepared.train.rows]
+            steps = epoch_steps(labels, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)
+            self._epoch = (epoch, steps)
+        rows: list[int] = self._epoch[1][place].tolist()
+        return rows
+
+    # Checkpoints and evaluation ------------------------------------------------------------------------------------
+
+    def _is_due(self, step: int) -> bool:
+        return step > 0 and (step % self.config.evaluation.interval_steps == 0 or step == self.total)
+
+    def _save(self) -> None:
+        self._progress("saving", 0, 1)
+        manifest = Manifest(
+            run_id=self.spec.run_id,
+            step=self.step,
+            total_steps=self.total,
+            config=json.loads(json.dumps(self.config.to_json())),
+            snapshot_hash=self.prepared.snapshot_hash,
+            pins=self.prepared.pins,
+            progress={"clamped_steps": self.clamped_steps, "bad_steps": self.bad_steps},
+        )
+        path = checkpoint_path(self.attempt_dir, self.step)
+        saved = save_checkpoint(path, manifest, self.policy.model, self.optimizer)
+        self.saved_step = self.step
+        self._tell_saved(saved)
+
+    def _tell_saved(self, saved: SavedCheckpoint) -> None:
+        told = CheckpointSaved(
+            step=self.step,
+            path=str(saved.path.relative_to(self.attempt_dir)),
+            size_bytes=saved.size_bytes,
+            manifest_sha256=saved.manifest_sha256,
+            is_last=self.step == self.total,
+        )
+        self.report.emit("checkpoint_saved", self.step, told)
+
+    def _evaluate(self) -> None:
+        """Evaluate the policy as it stands and leave no trace in it: random states are put back."""
+        if not self.prepared.dev.rows:
+            return
+        self._progress("evaluating", 0, 1)
+        before = rng_state()
+        try:
+            result = self.evaluate_fn(
+                model=self.policy.model,
+                tokenizer=self.policy.tokenizer,
+                heldout=heldout_rows(self.policy, self.prepared.dev, token_budget=self.config.tokens_per_microbatch),
+                beta=self.config.beta,
+                prompts=self.prepared.prompts,
+                settings=self.config.evaluation,
+                step=self.step,
+                reference_cache=Path(self.spec.cache_dir),
+                attempt_dir=self.attempt_dir,
+                reference_key=self.prepared.reference_key,
+                on_progress=lambda done, total: self._progress("evaluating", done, total),
+            )
+        finally:
+            restore_rng(before)
+            self.policy.model.eval()
+        self.report.emit("evaluation_finished", self.step, result)
+        path = evaluation_result_path(checkpoint_path(self.attempt_dir, self.step))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(result)), encoding="utf-8")
+        partial.replace(path)
+
+    def _progress(self, phase: Phase, done: int, total: int) -> None:
+        """Tell, and leave where the phase can be left: nothing is lost before the first step or inside an evaluation."""
+        self.report.progress(Progress(phase=phase, done=done, total=total), step=self.step)
+        if phase in {"loading", "reference", "evaluating"} and self.should_stop():
+            raise StopRequest
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: of the allocator on CUDA, of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
