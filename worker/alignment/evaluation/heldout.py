@@ -1,0 +1,106 @@
+"""Held-out rewards: does the policy's implied reward tell desirable from undesirable completions it was not trained on?
+
+reward = beta * (policy_logps - reference_logps). AUC does not depend on beta. Intervals resample conversation roots, so
+that all rows of a prompt, and all prompts of a conversation, stay together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.alignment.evaluation.stats import (
+    MIN_CLUSTERS,
+    Floats,
+    auc,
+    bootstrap_interval,
+    cluster_index,
+    weighted_auc,
+    weighted_mean,
+)
+from worker.alignment.events import Estimate, HeldoutResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldoutRows:
+    """The dev split under one checkpoint; every array but the last is [N]."""
+
+    labels: NDArray[np.bool_]
+    logratios: Floats
+    lengths: NDArray[np.int64]
+    """Tokens of the completion."""
+    prompt_keys: NDArray[Any]
+    roots: NDArray[Any]
+    """Conversation roots: the clusters."""
+    kl_logratios: Floats
+    """[M] logratios of mismatched pairs."""
+
+
+def heldout_result(rows: HeldoutRows, beta: float) -> HeldoutResult:
+    """All held-out figures of one checkpoint."""
+    rewards = beta * rows.logratios
+    clusters, num_clusters = cluster_index(rows.roots)
+    right = (np.where(rows.labels, rewards, -rewards) > 0).astype(np.float64)
+    return HeldoutResult(
+        num_desirable=int(rows.labels.sum()),
+        num_undesirable=int((~rows.labels).sum()),
+        accuracy=_mean(right, clusters, num_clusters),
+        auc=_pooled_auc(rewards, rows.labels, clusters, num_clusters),
+        auc_within_prompt=_auc_within_prompt(rewards, rows),
+        auc_length=_pooled_auc(rows.lengths.astype(np.float64), rows.labels, clusters, num_clusters),
+        kl=kl_estimate(rows.kl_logratios),
+        reward_desirable=_class_mean(rewards, rows.labels),
+        reward_undesirable=_class_mean(rewards, ~rows.labels),
+    )
+
+
+def kl_estimate(logratios_M: Floats) -> Estimate:
+    """Mean and normal 95 % interval (1.96 standard errors) over mismatched pairs; no interval below 30 pairs."""
+    num = len(logratios_M)
+    if num == 0:
+        return Estimate(value=None)
+    mean = float(logratios_M.mean())
+    if num < MIN_CLUSTERS:
+        return Estimate(value=mean, n=num)
+    margin = 1.96 * float(logratios_M.std(ddof=1)) / num**0.5
+    return Estimate(value=mean, low=mean - margin, high=mean + margin, n=num)
+
+
+def _mean(values_N: Floats, clusters_N: NDArray[np.int64], num_clusters: int) -> Estimate:
+    if len(values_N) == 0:
+        return Estimate(value=None)
+    low, high = bootstrap_interval(clusters_N, num_clusters, weighted_mean(values_N))
+    return Estimate(value=float(values_N.mean()), low=low, high=high, n=len(values_N))
+
+
+def _pooled_auc(
+    scores_N: Floats, labels_N: NDArray[np.bool_], clusters_N: NDArray[np.int64], num_clusters: int
+) -> Estimate:
+    value = auc(scores_N, labels_N)
+    if value is None:
+        return Estimate(value=None, n=len(scores_N))
+    low, high = bootstrap_interval(clusters_N, num_clusters, weighted_auc(scores_N, labels_N))
+    return Estimate(value=value, low=low, high=high, n=len(scores_N))
+
+
+def _auc_within_prompt(rewards_N: Floats, rows: HeldoutRows) -> Estimate:
+    """Mean AUC over the prompts that carry both labels, each prompt once; ``n`` is their number."""
+    prompts_N, num_prompts = cluster_index(rows.prompt_keys)
+    order = np.argsort(prompts_N, kind="stable")
+    bounds = np.searchsorted(prompts_N[order], np.arange(num_prompts + 1))
+    values, roots = [], []
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        part = order[start:end]
+        value = auc(rewards_N[part], rows.labels[part])
+        if value is not None:
+            values.append(value)
+            roots.append(rows.roots[part[0]])
+    clusters, num_clusters = cluster_index(np.array(roots, dtype=object))
+    return _mean(np.array(values, dtype=np.float64), clusters, num_clusters)
+
+
+def _class_mean(rewards_N: Floats, chosen_N: NDArray[np.bool_]) -> float | None:
+    return float(rewards_N[chosen_N].mean()) if chosen_N.any() else None
