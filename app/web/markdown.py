@@ -69,6 +69,7 @@ def render_markdown(text: str | None) -> Markup:
         attributes=_ATTRIBUTES,
         attribute_filter=_only_highlight,
         url_schemes={"http", "https", "mailto"},
+        set_tag_attribute_values={"pre": {"tabindex": "0"}},  # a long line scrolls: reachable by keyboard
         link_rel="nofollow noopener noreferrer",
     )
     return Markup(clean)  # noqa: S704 - nh3 has cleaned it

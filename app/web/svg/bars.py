@@ -24,15 +24,15 @@ def share_bar(desirable: int, undesirable: int, *, width: int = 400) -> Markup:
     total = desirable + undesirable
     label = f"{num(desirable)} desirable, {num(undesirable)} undesirable"
     if not total:
-        return picture(width, 8, "No labels", [rect(0, 0, width, 8, "f-selected")], "bar-svg")
+        return picture(width, 8, "No labels", [rect(0, 0, width, 8, "f-selected")], "bar-svg", stretch=True)
     gap = 2 if desirable and undesirable else 0
     left = (width - gap) * desirable / total
     bars = [rect(0, 0, left, 8, "f-des"), rect(left + gap, 0, width - left - gap, 8, "f-und")]
-    return picture(width, 8, f"{label}: {pct(desirable / total)} desirable", bars, "bar-svg")
+    return picture(width, 8, f"{label}: {pct(desirable / total)} desirable", bars, "bar-svg", stretch=True)
 
 
 def _mirrored(
-    columns: Sequence[tuple[int, int, str]], *, left: int, top: int, right: float, bottom: float
+    columns: Sequence[tuple[int, int, str]], *, left: int, top: int, right: float, bottom: float, touching: bool = False
 ) -> tuple[list[str], float]:
     """Grid, bars (desirable above zero, undesirable below) and the y of zero."""
     up = max((above for above, _, _ in columns), default=0) or 1
@@ -45,7 +45,7 @@ def _mirrored(
             y = zero - tick * scale
             parts += [line(left, y, right, y, "grid-l"), text(left - 6, y + 4, num(int(abs(tick))), "end")]
     slot = (right - left) / max(len(columns), 1)
-    bar = max(min(slot * 0.72, 28), 1)
+    bar = max(slot - 2 if touching else min(slot * 0.72, 28), 1)
     for index, (above, below, title) in enumerate(columns):
         x = left + slot * index + (slot - bar) / 2
         if above:
@@ -92,7 +92,7 @@ def histogram(
         for i, (up, down) in enumerate(zip(desirable, undesirable, strict=True))
     ]
     left, right = 44, width - 12
-    parts, slot = _mirrored(columns, left=left, top=6, right=right, bottom=height - 22)
+    parts, slot = _mirrored(columns, left=left, top=6, right=right, bottom=height - 22, touching=True)
     every = max(1, round(len(columns) / max(width // 90, 2)))
     parts += [
         text(left + slot * index, height - 5, num(edge), "mid")

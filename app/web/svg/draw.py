@@ -37,9 +37,14 @@ def polyline(points: Iterable[tuple[float, float]], cls: str) -> str:
     return f'<path class="{cls}" d="M{"L".join(f"{coord(x)} {coord(y)}" for x, y in points)}"/>'
 
 
-def picture(width: float, height: float, label: str, parts: Iterable[str], cls: str = "k-chart") -> Markup:
-    """The ``<svg>`` itself; ``label`` is the sentence a screen reader says."""
-    frame = f'<svg class="{cls}" viewBox="0 0 {coord(width)} {coord(height)}" role="img" aria-label="{escape(label)}">'
+def picture(
+    width: float, height: float, label: str, parts: Iterable[str], cls: str = "k-chart", *, stretch: bool = False
+) -> Markup:
+    """The ``<svg>`` itself; ``label`` is the sentence a screen reader says. ``stretch``: fills its box, for bars without text."""
+    fit = ' preserveAspectRatio="none"' if stretch else ' preserveAspectRatio="xMinYMid"'
+    frame = (
+        f'<svg class="{cls}" viewBox="0 0 {coord(width)} {coord(height)}" role="img" aria-label="{escape(label)}"{fit}>'
+    )
     return Markup(f"{frame}{''.join(parts)}</svg>")  # noqa: S704 - every text went through escape() above
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from app.web.formats import num
-from app.web.svg.draw import circle, line, picture, polyline, rect
+from app.web.svg.draw import circle, coord, line, picture, polyline, rect
 
 
 def both(chart: Callable[..., Markup], *args: Any, wide: int, phone: int = 340, **settings: Any) -> Markup:
@@ -34,20 +34,29 @@ def spark(values: Sequence[float], label: str, *, cls: str = "s-ink", width: int
     )
 
 
-def progress(
-    *, step: int, total: int, checkpoints: Sequence[int] = (), saved: int | None = None, width: int = 800
-) -> Markup:
-    """How far a run is: a bar, and a ring per planned checkpoint, dark once its step is reached or ``saved`` of them are."""
+def progress(*, step: int, total: int, checkpoints: Sequence[int] = (), saved: int | None = None) -> Markup:
+    """How far a run is: a bar, and a ring per planned checkpoint, dark once its step is reached or ``saved`` of them are.
+
+    Positions are percentages, so that it fills any width and its rings stay round.
+    """
     total = max(total, 1)
     reached = sum(at <= step for at in checkpoints) if saved is None else saved
-    parts = [rect(0, 4, width, 6, "f-selected", 3), rect(0, 4, width * min(step / total, 1), 6, "f-ink", 3)]
+    done = min(step / total, 1)
+    parts = [
+        f'<rect class="f-{css}" y="4" width="{coord(part * 100)}%" height="6" rx="3"/>'
+        for css, part in (("selected", 1), ("ink", done))
+    ]
     for index, at in enumerate(checkpoints):
-        x = min(max(at / total * width, 4), width - 4)
-        parts.append(circle(x, 7, 4, f"hollow {'s-ink' if index < reached else 's-idle'}", f"Checkpoint {num(at)}"))
+        place = coord(min(at / total, 1) * 100)
+        css = "s-ink" if index < reached else "s-idle"
+        parts.append(
+            f'<circle class="hollow {css}" cx="{place}%" cy="7" r="4"><title>Checkpoint {num(at)}</title></circle>'
+        )
     label = f"Step {num(step)} of {num(total)}"
     if checkpoints:
         label += f"; {reached} of {len(checkpoints)} checkpoints saved"
-    return picture(width, 14, label, parts, "progress-svg")
+    frame = Markup('<svg class="progress-svg" role="img" aria-label="{}">{}</svg>')
+    return frame.format(label, Markup("".join(parts)))  # noqa: S704 - numbers only
 
 
 _KEYS = {

@@ -1,0 +1,298 @@
+// Run curves by uPlot: raw behind smoothed, a dot at the end, room up to the planned end, one cursor over all charts.
+import { duration, figure, smooth, thousands } from "./series.js";
+
+const HEIGHT = 136;
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const token = (name) => css(/^r[1-8]$/.test(name) ? `--k-run-${name.slice(1)}` : `--k-${name}`);
+
+class Charts {
+  constructor(root) {
+    this.root = root;
+    this.data = { x: [], time: [], series: {}, evals: {}, checkpoints: [] };
+    this.planned = Number(root.dataset.planned) || 0;
+    this.weight = Number(document.querySelector("[data-smoothing]")?.value ?? 0) / 100;
+    this.axis = "step";
+    this.sync = window.uPlot.sync("k-charts");
+    this.charts = [...root.querySelectorAll("[data-chart]")].map((element) => new Curve(this, element));
+    this.listen();
+    this.load();
+  }
+
+  async load() {
+    const inline = this.root.querySelector('script[type="application/json"]');
+    try {
+      this.data = { ...this.data, ...(inline ? JSON.parse(inline.textContent) : await (await fetch(this.root.dataset.src)).json()) };
+    } catch {
+      for (const chart of this.charts) chart.empty("The figures could not be loaded. Reload the page.");
+      return;
+    }
+    this.planned = this.data.planned || this.planned;
+    this.redraw();
+    new ResizeObserver(() => this.charts.forEach((chart) => chart.resize())).observe(this.root);
+  }
+
+  listen() {
+    document.addEventListener("k:theme", () => this.charts.forEach((chart) => chart.rebuild()));
+    document.addEventListener("k:live", (event) => this.take(event.detail));
+    document.addEventListener("input", (event) => {
+      if (!event.target.matches("[data-smoothing]")) return;
+      this.weight = Number(event.target.value) / 100;
+      const out = document.querySelector("[data-smoothing-out]");
+      if (out) out.textContent = this.weight.toFixed(2);
+      this.redraw();
+    });
+    document.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-axis]");
+      if (!button) return;
+      this.axis = button.dataset.axis;
+      for (const other of document.querySelectorAll("[data-axis]")) other.setAttribute("aria-pressed", String(other === button));
+      this.charts.forEach((chart) => chart.rebuild());
+    });
+  }
+
+  take({ type, data }) {
+    if (type === "metrics") this.addStep(data);
+    else if (type === "eval") (this.data.evals[data.key] ??= []).push(data);
+    else if (type === "checkpoint") this.data.checkpoints.push(data.step);
+    else return;
+    this.pending ??= requestAnimationFrame(() => { this.pending = null; this.redraw(); });
+  }
+
+  addStep({ step, time, values }) {
+    const { x, series } = this.data;
+    let at = x.length;
+    while (at > 0 && x[at - 1] >= step) at -= 1; // a resumed attempt writes its steps again: the newest holds
+    const same = x[at] === step ? 1 : 0;
+    x.splice(at, same, step);
+    this.data.time.splice(at, same, time ?? null);
+    for (const key of new Set([...Object.keys(series), ...Object.keys(values)])) {
+      const line = (series[key] ??= new Array(x.length - 1 + same).fill(null));
+      line.splice(at, same, values[key] ?? null);
+    }
+  }
+
+  redraw() { this.charts.forEach((chart) => chart.update()); }
+
+  /** Positions of all steps on the present axis. */
+  xs() {
+    if (this.axis === "step") return this.data.x;
+    const start = this.data.time.find((time) => time != null) ?? 0;
+    return this.data.time.map((time, index) => (time == null ? index : time - start));
+  }
+}
+
+class Curve {
+  constructor(parent, element) {
+    this.parent = parent;
+    this.element = element;
+    this.plotBox = element.querySelector("[data-plot]");
+    this.now = element.querySelector("[data-now]");
+    const data = element.dataset;
+    this.keys = data.keys.split(" ");
+    this.colours = data.colours.split(" ");
+    this.names = data.names ? data.names.split(" ") : this.keys;
+    this.digits = Number(data.digits);
+    this.ref = data.ref === undefined ? null : Number(data.ref);
+    this.evaluated = data.evals !== undefined;
+    this.signed = data.signed !== undefined;
+  }
+
+  colour(index) { return token(this.colours[index % this.colours.length]); }
+
+  points(key) { return this.parent.data.evals[key] ?? []; }
+
+  /** uPlot's columns: x, then raw and smoothed of each key; evaluated charts have one column of values per key. */
+  columns() {
+    if (this.evaluated) {
+      const steps = [...new Set(this.keys.flatMap((key) => this.points(key).map((point) => point.x)))].sort((a, b) => a - b);
+      const columns = this.keys.map((key) => {
+        const by = new Map(this.points(key).map((point) => [point.x, point.y]));
+        return steps.map((step) => by.get(step) ?? null);
+      });
+      return [this.place(steps), ...columns];
+    }
+    const lines = this.keys.map((key) => this.parent.data.series[key] ?? new Array(this.parent.data.x.length).fill(null));
+    return [this.parent.xs(), ...lines.flatMap((line) => [line, smooth(line, this.parent.weight)])];
+  }
+
+  /** Steps of evaluations on the present axis: by time where the step has one. */
+  place(steps) {
+    if (this.parent.axis === "step") return steps;
+    const xs = this.parent.xs();
+    return steps.map((step) => xs[Math.max(this.parent.data.x.findLastIndex((x) => x <= step), 0)] ?? 0);
+  }
+
+  update() {
+    const columns = this.columns();
+    const some = columns.slice(1).some((column) => column.some((value) => value != null));
+    if (!some) { this.empty("No figures yet"); return; }
+    if (this.plot) this.plot.setData(columns);
+    else this.build(columns);
+    this.showNow(columns, columns[0].length - 1);
+  }
+
+  rebuild() {
+    this.plot?.destroy();
+    this.plot = null;
+    this.update();
+  }
+
+  resize() {
+    if (this.plot && this.plotBox.clientWidth) this.plot.setSize({ width: this.plotBox.clientWidth, height: HEIGHT });
+  }
+
+  empty(words) {
+    this.plot?.destroy();
+    this.plot = null;
+    const note = document.createElement("p");
+    note.className = "plot-empty";
+    note.textContent = words;
+    this.plotBox.replaceChildren(note);
+    this.now.textContent = "–";
+  }
+
+  showNow(columns, index) {
+    const each = this.keys.map((key, k) => {
+      const column = columns[this.evaluated ? 1 + k : 2 + 2 * k];
+      let at = index;
+      while (at > 0 && column[at] == null) at -= 1;
+      const span = document.createElement("span");
+      span.className = `now-${this.colours[k % this.colours.length]}`;
+      span.textContent = figure(column[at], this.digits, this.signed);
+      span.title = this.names[k] ?? key;
+      return span;
+    });
+    const parts = each.flatMap((span, k) => {
+      if (!k) return [span];
+      const gap = document.createElement("span");
+      gap.className = "now-sep";
+      gap.textContent = "/";
+      return [gap, span];
+    });
+    this.now.replaceChildren(...parts);
+  }
+
+  series() {
+    return this.keys.flatMap((key, k) => {
+      const stroke = this.colour(k);
+      if (this.evaluated) return [{ label: key, stroke, width: 0, paths: () => null, points: { show: true, size: 7, fill: css("--k-surface"), width: 1.75 } }];
+      return [
+        { label: `${key}, raw`, stroke, width: 1, alpha: 0.28, points: { show: false } },
+        { label: key, stroke, width: 1.75, dash: k ? [6, 3] : undefined, points: { show: false } },
+      ];
+    });
+  }
+
+  yRange(low, high) {
+    const bounds = this.keys.flatMap((key) => (this.evaluated ? this.points(key).flatMap((p) => [p.lo ?? p.y, p.hi ?? p.y]) : []));
+    const all = [...bounds, low, high, this.ref].filter((value) => value != null);
+    const [least, most] = [Math.min(...all), Math.max(...all)];
+    const air = (most - least) * 0.08 || Math.abs(most) * 0.1 || 1;
+    return [least - air, most + air];
+  }
+
+  build(columns) {
+    this.plotBox.replaceChildren();
+    const font = `11px ${css("--k-font")}`;
+    const tick = { stroke: css("--k-ink-3"), font, ticks: { show: false } };
+    const byStep = this.parent.axis === "step";
+    const options = {
+      width: this.plotBox.clientWidth || 300,
+      height: HEIGHT,
+      padding: [8, 8, 0, 0],
+      legend: { show: false },
+      cursor: { sync: { key: "k-charts", setSeries: false }, y: false, points: { show: !this.evaluated, size: 6 }, drag: { x: true, y: false } },
+      scales: { x: { time: false, range: (_u, low, high) => this.xRange(low, high) }, y: { range: (_u, low, high) => this.yRange(low, high) } },
+      axes: [
+        { ...tick, size: 22, gap: 4, space: 56, grid: { show: false }, border: { show: true, stroke: css("--k-line-strong"), width: 1 }, values: (_u, all) => all.map((v) => (byStep ? thousands(v) : duration(v))) },
+        { ...tick, size: 44, gap: 6, space: 32, grid: { stroke: css("--k-grid"), width: 1 }, values: (_u, all) => all.map((v) => figure(v, this.tickDigits(all))) },
+      ],
+      series: [{}, ...this.series()],
+      hooks: {
+        drawAxes: [(u) => this.drawMarks(u)],
+        draw: [(u) => this.drawEnds(u)],
+        setCursor: [(u) => this.showNow(this.columns(), u.cursor.idx ?? u.data[0].length - 1)],
+        setSelect: [(u) => { this.zoomed = u.select.width > 0; }],
+      },
+    };
+    this.plot = new window.uPlot(options, columns, this.plotBox);
+    this.plot.over.addEventListener("dblclick", () => { this.zoomed = false; });
+  }
+
+  xRange(low, high) {
+    if (this.zoomed) return [low, high];
+    const planned = this.parent.axis === "step" ? this.parent.planned : 0;
+    return [0, Math.max(planned, high ?? 1, 1)];
+  }
+
+  tickDigits(all) {
+    const step = Math.abs((all[1] ?? 1) - (all[0] ?? 0));
+    return Math.min(Math.max(Math.ceil(-Math.log10(step || 1) - 1e-9), 0), 6);
+  }
+
+  drawMarks(u) {
+    const { ctx, bbox } = u;
+    const ratio = devicePixelRatio;
+    ctx.save();
+    ctx.lineWidth = ratio;
+    ctx.strokeStyle = css("--k-line-strong");
+    ctx.setLineDash([ratio, 3 * ratio]);
+    for (const at of this.place(this.parent.data.checkpoints)) this.vertical(u, u.valToPos(at, "x", true));
+    if (this.ref !== null) {
+      const y = u.valToPos(this.ref, "y", true);
+      ctx.strokeStyle = css("--k-ref");
+      ctx.lineWidth = 1.25 * ratio;
+      ctx.setLineDash([4 * ratio, 3 * ratio]);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.fillStyle = css("--k-ink-3");
+      ctx.font = `${11 * ratio}px ${css("--k-font")}`;
+      ctx.textAlign = "right";
+      ctx.fillText(this.element.dataset.refLabel, bbox.left + bbox.width, y - 6 * ratio);
+    }
+    ctx.restore();
+  }
+
+  vertical(u, x) {
+    u.ctx.beginPath();
+    u.ctx.moveTo(x, u.bbox.top);
+    u.ctx.lineTo(x, u.bbox.top + u.bbox.height);
+    u.ctx.stroke();
+  }
+
+  /** A dot at the end of every line; whiskers of evaluated points. */
+  drawEnds(u) {
+    const ratio = devicePixelRatio;
+    u.ctx.save();
+    this.keys.forEach((key, k) => {
+      u.ctx.fillStyle = u.ctx.strokeStyle = this.colour(k);
+      if (this.evaluated) { this.whiskers(u, key, ratio); return; }
+      const column = u.data[2 + 2 * k];
+      const at = column.findLastIndex((value) => value != null);
+      if (at < 0) return;
+      u.ctx.beginPath();
+      u.ctx.arc(u.valToPos(u.data[0][at], "x", true), u.valToPos(column[at], "y", true), 3 * ratio, 0, 2 * Math.PI);
+      u.ctx.fill();
+    });
+    u.ctx.restore();
+  }
+
+  whiskers(u, key, ratio) {
+    u.ctx.lineWidth = 1.5 * ratio;
+    for (const point of this.points(key)) {
+      if (point.lo == null) continue;
+      const x = u.valToPos(this.place([point.x])[0], "x", true);
+      const middle = u.valToPos(point.y, "y", true);
+      for (const [bound, side] of [[point.lo, 1], [point.hi, -1]]) {
+        u.ctx.beginPath();
+        u.ctx.moveTo(x, middle + side * 4 * ratio);
+        u.ctx.lineTo(x, u.valToPos(bound, "y", true));
+        u.ctx.stroke();
+      }
+    }
+  }
+}
+
+for (const root of document.querySelectorAll("[data-charts]")) new Charts(root);
