@@ -47,7 +47,12 @@ CONFIGS: dict[str, Any] = {
     "qwen3": lambda v: Qwen3Config(vocab_size=v, tie_word_embeddings=False, **SIZES),
     "mistral": lambda v: MistralConfig(vocab_size=v, sliding_window=16, **SIZES),
     "gemma2": lambda v: Gemma2Config(
-        vocab_size=v, sliding_window=16, final_logit_softcapping=4.0, attn_logit_softcapping=3.0, query_pre_attn_scalar=8, **SIZES
+        vocab_size=v,
+        sliding_window=16,
+        final_logit_softcapping=4.0,
+        attn_logit_softcapping=3.0,
+        query_pre_attn_scalar=8,
+        **SIZES,
     ),
     "gemma3": lambda v: Gemma3TextConfig(vocab_size=v, sliding_window=16, query_pre_attn_scalar=8, **SIZES),
 }
@@ -70,7 +75,10 @@ def tokenizer_json() -> str:
 
 def tokenizer(*, template: str | None = CHATML, eos: str | None = "<|im_end|>") -> Any:
     made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(tokenizer_json()), eos_token=eos, pad_token="<pad>", clean_up_tokenization_spaces=False
+        tokenizer_object=Tokenizer.from_str(tokenizer_json()),
+        eos_token=eos,
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
     )
     if template is not None:
         made.chat_template = template

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worker.alignment.batching import kl_partners, mismatched_pair
 from worker.alignment.dataset import Encoder, Pair, Row
 from worker.alignment.errors import ModelError
+from worker.alignment.partners import kl_partners, mismatched_pair
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray, ReferenceCache, ReferenceLogps, reference_logps
 from worker.alignment.step import StepBatch, score_all

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str) -
     )
     torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, adapter)
+        with warnings.catch_warnings():  # peft still asks transformers for the old name of a property
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            model = get_peft_model(base, adapter)
     except ValueError as error:
         raise ModelError(f"The adapters do not fit the model: {error}") from error
     model.peft_config["default"].base_model_name_or_path = base_model

@@ -48,13 +48,15 @@ def check_same_run(manifest: Manifest, *, snapshot_hash: str, pins: dict[str, An
         raise CheckpointError(f"The checkpoint's run has {manifest.total_steps} steps, this one {total_steps}.")
 
 
-def evaluation_result_path(checkpoint: Path) -> Path:
-    """``evaluations/step-NNNNNN/result.json`` of the attempt that a checkpoint lies in."""
-    return checkpoint.parent.parent / "evaluations" / checkpoint.name / "result.json"
-
-
 def is_evaluated(checkpoint: Path) -> bool:
-    return evaluation_result_path(checkpoint).exists()
+    """Whether the attempt that a checkpoint lies in told of its evaluation."""
+    step = int(checkpoint.name.removeprefix("step-"))
+    try:
+        lines = (checkpoint.parent.parent / "events.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError:
+        return False
+    told = (json.loads(line) for line in lines if '"evaluation_finished"' in line)
+    return any(event["kind"] == "evaluation_finished" and event["step"] == step for event in told)
 
 
 def adopt_checkpoint(source: Path, target: Path) -> SavedCheckpoint:

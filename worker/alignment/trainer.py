@@ -7,7 +7,6 @@ import math
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +30,7 @@ from worker.alignment.events import CheckpointSaved, EvaluationResult, Progress,
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
 from worker.alignment.reporters import JsonlReporter
-from worker.alignment.resume import adopt_checkpoint, check_same_run, evaluation_result_path, is_evaluated
+from worker.alignment.resume import adopt_checkpoint, check_same_run, is_evaluated
 from worker.alignment.schedule import learning_rate, total_steps
 from worker.alignment.step import StepResult, backward_step, step_metrics
 
@@ -275,7 +274,7 @@ class Trainer:
                 prompts=self.prepared.prompts,
                 settings=self.config.evaluation,
                 step=self.step,
-                reference_cache=Path(self.spec.cache_dir),
+                reference_cache=Path(self.spec.cache_dir) / "samples",
                 attempt_dir=self.attempt_dir,
                 reference_key=self.prepared.reference_key,
                 on_progress=lambda done, total: self._progress("evaluating", done, total),
@@ -284,11 +283,6 @@ class Trainer:
             restore_rng(before)
             self.policy.model.eval()
         self.report.emit("evaluation_finished", self.step, result)
-        path = evaluation_result_path(checkpoint_path(self.attempt_dir, self.step))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(result)), encoding="utf-8")
-        partial.replace(path)
 
     def _progress(self, phase: Phase, done: int, total: int) -> None:
         """Tell, and leave where the phase can be left: nothing is lost before the first step or inside an evaluation."""

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+from worker.alignment.dataset import Pair, Row
+from worker.alignment.partners import kl_partners, mismatched_pair
+
+
+def row(number: int, *, prompt: str = "", root: str = "", length: int = 8) -> Row:
+    ids = np.asarray([number % 50, *range(length - 1)], dtype=np.int64)
+    return Row(
+        id=number,
+        pair=Pair(np.arange(5, dtype=np.int64) + number, ids),
+        label=number % 3 == 0,
+        category=None,
+        root=root or f"r{number}",
+        prompt_key=prompt or f"p{number}",
+        messages=[],
+    )
+
+
+def mixed(count: int) -> list[Row]:
+    chance = random.Random(3)
+    return [
+        row(
+            n,
+            prompt=f"p{chance.randrange(count // 3)}",
+            root=f"r{chance.randrange(count // 4)}",
+            length=chance.choice([3, 9, 10, 40]),
+        )
+        for n in range(count)
+    ]
+
+
+def test_partners_are_always_another_prompt_and_another_root() -> None:
+    rows = mixed(300)
+    partners = kl_partners(rows)
+    for index, partner in enumerate(partners):
+        assert partner is not None
+        assert rows[partner].prompt_key != rows[index].prompt_key
+        assert rows[partner].root != rows[index].root
+    same_bucket = sum(
+        len(rows[p].pair.completion_ids).bit_length() == len(rows[i].pair.completion_ids).bit_length()
+        for i, p in enumerate(partners)
+        if p is not None
+    )
+    assert same_bucket == len(rows)
+
+
+def test_partners_depend_on_the_data_only() -> None:
+    rows = mixed(120)
+    by_id = {rows[i].id: rows[p].id for i, p in enumerate(kl_partners(rows)) if p is not None}
+    shuffled = random.Random(9).sample(rows, len(rows))
+    again = {shuffled[i].id: shuffled[p].id for i, p in enumerate(kl_partners(shuffled)) if p is not None}
+    assert again == by_id
+
+
+def test_a_new_row_displaces_few_partners() -> None:
+    rows = mixed(400)
+    before = kl_partners(rows)
+    changed = 0
+    for n in range(400, 420):
+        after = kl_partners([*rows, row(n, length=9)])
+        changed += sum(a != b for a, b in zip(before, after, strict=False))
+    assert changed <= 2 * 20 + 12
+
+
+def test_partner_falls_back_to_another_bucket_or_none() -> None:
+    rows = [row(1, length=4), row(2, length=60), row(3, prompt="p1", length=4)]
+    assert kl_partners(rows) == [1, kl_partners(rows)[1], 1]
+    assert kl_partners([row(1), row(2, prompt="p1")]) == [None, None]
+    assert kl_partners([row(1, root="x"), row(2, root="x")]) == [None, None]
+
+
+def test_lopsided_data_stays_quick_and_valid() -> None:
+    rows = [row(n, prompt="same", root=f"r{n % 7}") for n in range(10_000)] + [
+        row(10_000 + n, root="r1") for n in range(3)
+    ]
+    began = time.process_time()
+    partners = kl_partners(rows)
+    assert time.process_time() - began < 5
+    for index, partner in enumerate(partners):
+        if rows[index].root == "r1":
+            assert partner is None or rows[partner].root != "r1"
+        else:
+            assert partner is not None
+            assert partner >= 10_000
+
+
+def test_mismatched_pair_fits_the_length() -> None:
+    pair: Any = mismatched_pair(row(1), row(2, length=10), max_length=12)
+    assert len(pair.prompt_ids) + len(pair.completion_ids) == 12
+    assert pair.prompt_ids.tolist() == [4, 5]
