@@ -5,12 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from app.evaluations.routes import router as evaluation_pages
+from app.registry.api import router as version_api
+from app.registry.routes import router as version_pages
 from app.settings import get_settings
 from app.web import errors
 from app.web.middleware import BrowserMiddleware, SizeLimitMiddleware
 from app.web.static import StudioStatic
 
-ROUTERS: tuple[APIRouter, ...] = ()
+ROUTERS: tuple[APIRouter, ...] = (
+    evaluation_pages,
+    version_pages,
+    version_api,
+)
 
 
 def create_app() -> FastAPI:

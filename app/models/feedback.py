@@ -94,11 +94,14 @@ class Rating(Base):
     source: Mapped[str] = mapped_column(Text)
     """Where it came from: annotation, playground, import, or the name of the app's API key source."""
     rater: Mapped[str] = mapped_column(Text)
-    """Who: `user:<id>` for people with an account, else what the source says; empty = the source's anonymous rater."""
+    """Who: `user:<id>` for people with an account, else what the source says, else by `rater_key`."""
     value: Mapped[bool]
     """True = up."""
     reasons: Mapped[list[Any]] = mapped_column(server_default=sql("'[]'::jsonb"))
     comment: Mapped[str | None] = mapped_column(Text)
+    external_id: Mapped[str | None] = mapped_column(Text)
+    """The feedback's own id in the app."""
+    extra: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     is_current: Mapped[bool] = mapped_column(server_default=sql("true"))
     """False once superseded or taken back."""
     retracted_at: Mapped[datetime | None]
