@@ -1,0 +1,126 @@
+"""The component sheet in a real Chromium under the product's CSP: no error, no axe violation, no sideways scroll."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.web.site import site
+
+pytestmark = pytest.mark.browser
+AXE = next((Path(__file__).resolve().parents[1] / "vendor").glob("axe-core-*")) / "axe.min.js"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(site(), log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield chromium
+        chromium.close()
+
+
+def _open(browser: Browser, url: str, *, width: int = 1440, theme: Any = "light") -> tuple[Page, list[str]]:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector(".plot canvas")
+    return page, problems
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_component_sheet(browser: Browser, address: str, theme: str, width: int) -> None:
+    page, problems = _open(browser, f"{address}/styleguide", width=width, theme=theme)
+    assert problems == []
+    assert page.evaluate("document.documentElement.dataset.bsTheme") == theme
+    page.evaluate(AXE.read_text())
+    result = page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)
+    assert [(v["id"], v["nodes"][0]["html"]) for v in result["violations"]] == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [320, 820, 1100, 1200, 1920])
+def test_no_sideways_scroll(browser: Browser, address: str, width: int) -> None:
+    page, _ = _open(browser, f"{address}/styleguide", width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_a_chosen_theme_is_kept(browser: Browser, address: str) -> None:
+    page, problems = _open(browser, f"{address}/styleguide")
+    page.click("[data-theme-toggle]")
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.bsTheme") == "dark"
+    page.click(".menu > summary")
+    assert page.get_attribute("[data-theme-set=dark]", "aria-pressed") == "true"
+    page.click("[data-theme-set=auto]")
+    assert page.evaluate("document.documentElement.dataset.bsTheme") == "light"
+    assert problems == []
+    page.close()
+
+
+def test_keys_and_dialogs(browser: Browser, address: str) -> None:
+    page, problems = _open(browser, f"{address}/styleguide")
+    page.keyboard.press("?")
+    assert page.is_visible("#k-keys")
+    assert page.inner_text("[data-page-keys]").split("\n")[0] == "On this page"
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#k-keys")
+    page.click("text=Cancel run >> nth=0")
+    assert page.evaluate("document.activeElement.textContent") == "Keep as it is"
+    page.keyboard.press("Enter")
+    assert not page.is_visible("#sheet-cancel")
+    page.focus("#f-beta")
+    page.keyboard.press("?")
+    assert page.input_value("#f-beta").count("?") == 1
+    assert not page.is_visible("#k-keys")
+    page.evaluate("document.activeElement.blur()")
+    with page.expect_navigation(url="**/p/helpdesk/runs"):
+        page.keyboard.press("g")
+        page.keyboard.press("r")
+    assert [p for p in problems if "404" not in p] == []
+    page.close()
+
+
+def test_curves_follow_live_events(browser: Browser, address: str) -> None:
+    page, problems = _open(browser, f"{address}/styleguide")
+    now = "[data-chart] >> nth=0 >> [data-now]"
+    before = page.inner_text(now)
+    detail = {"type": "metrics", "data": {"step": 710, "time": 1_790_003_550, "values": {"loss": 9.0}}}
+    page.evaluate("detail => document.dispatchEvent(new CustomEvent('k:live', {detail}))", detail)
+    page.wait_for_function(
+        "before => document.querySelector('[data-chart] [data-now]').innerText !== before", arg=before
+    )
+    page.fill("[data-smoothing]", "0")
+    assert page.inner_text(now) == "9.000"
+    page.click("[data-axis=time]")
+    assert page.get_attribute("[data-axis=time]", "aria-pressed") == "true"
+    assert problems == []
+    page.close()
