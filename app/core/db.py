@@ -74,6 +74,7 @@ def session_scope() -> Iterator[Session]:
         yield session
         session.commit()
     except BaseException:
+        session.expunge_all()  # a rollback expires what it knows: the error page still names the person and the project
         session.rollback()
         raise
     finally:

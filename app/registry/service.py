@@ -20,6 +20,14 @@ VERSIONS_PER_PAGE = 25
 MAX_REASON_CHARS = 2_000
 
 
+def base_model_label(run: Run) -> str:
+    """A hub id as it is; of a folder its name, since the server's paths are nobody's business."""
+    name: str = run.config["base_model"]
+    return (
+        name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else name.rstrip("/").rsplit("/", 1)[-1]
+    )
+
+
 def _lock_project(db: Session, project: Project) -> None:
     """Numbers and aliases of a project are given out one at a time."""
     db.execute(select(Project.id).where(Project.id == project.id).with_for_update())
