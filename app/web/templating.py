@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,18 +107,22 @@ def page_of(request: Request) -> Page:
     )
 
 
+@contextmanager
+def showing(page: Page) -> Iterator[None]:
+    """``csrf_field``, ``can`` and the macros speak of this page."""
+    token = _page.set(page)
+    try:
+        yield
+    finally:
+        _page.reset(token)
+
+
 def render_to_string(request: Request, name: str, context: Mapping[str, Any] | None = None) -> str:
     """A template without a response: parts of pages in SSE messages."""
     page = page_of(request)
-    token = _page.set(page)
-    try:
-        return (
-            environment()
-            .get_template(name)
-            .render({"flash": None, **(context or {}), "request": request, "page": page})
-        )
-    finally:
-        _page.reset(token)
+    names = {"flash": None, **(context or {}), "request": request, "page": page}
+    with showing(page):
+        return environment().get_template(name).render(names)
 
 
 def render(

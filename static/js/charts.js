@@ -14,6 +14,8 @@ class Charts {
     this.axis = "step";
     this.sync = window.uPlot.sync("k-charts");
     this.charts = [...root.querySelectorAll("[data-chart]")].map((element) => new Curve(this, element));
+    // Before uPlot's own listener, which asks for the range to show.
+    root.addEventListener("dblclick", () => this.charts.forEach((chart) => { chart.zoomed = false; }), true);
     this.listen();
     this.load();
   }
@@ -126,14 +128,18 @@ class Curve {
     const columns = this.columns();
     const some = columns.slice(1).some((column) => column.some((value) => value != null));
     if (!some) { this.empty("No figures yet"); return; }
-    if (this.plot) this.plot.setData(columns);
-    else this.build(columns);
+    if (!this.plot) this.build(columns);
+    else if (this.zoomed) {
+      this.plot.setData(columns, false); // new points do not take the zoom away
+      this.plot.redraw(false);
+    } else this.plot.setData(columns);
     this.showNow(columns, columns[0].length - 1);
   }
 
   rebuild() {
     this.plot?.destroy();
     this.plot = null;
+    this.zoomed = false;
     this.update();
   }
 
@@ -216,7 +222,6 @@ class Curve {
       },
     };
     this.plot = new window.uPlot(options, columns, this.plotBox);
-    this.plot.over.addEventListener("dblclick", () => { this.zoomed = false; });
   }
 
   xRange(low, high) {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.responses import Response
 
 from app.core.errors import InvalidError
@@ -16,9 +17,16 @@ from app.web import errors
 from app.web.csp import SECURITY_HEADERS
 from app.web.static import StudioStatic
 from app.web.styleguide import examples
-from app.web.templating import render
+from app.web.templating import environment, page_of, render, showing
 
 ANNOTATOR = frozenset({"project.view", "completion.view", "rating.create"})
+
+
+LIVE_PAGE = """{% extends "layouts/app.html" %}{% from "components/charts.html" import chart_scripts, live_word %}
+{% block title %}Live{% endblock %}{% block head %}{{ chart_scripts() }}{% endblock %}
+{% block content %}<div data-live="/{{ stream }}" data-live-poll="/poll" id="out">nothing yet</div>{{ live_word("not yet") }}
+<button type="button" hx-post="/echo" hx-target="#answer" id="echo">Echo</button><p id="answer"></p>
+<button type="button" hx-post="/refuse" hx-target="#answer" id="refuse">Refuse</button>{% endblock %}"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,13 @@ def request_for(path: str = "/p/helpdesk/runs", who: FakeViewer | None = None, *
     return Request(scope)
 
 
+def from_source(source: str, request: Request, **context: Any) -> str:
+    """A template given as text, rendered as ``render`` does."""
+    page = page_of(request)
+    with showing(page):
+        return environment().from_string(source).render(page=page, request=request, flash=None, **context)
+
+
 def site() -> FastAPI:
     app = FastAPI()
 
@@ -75,6 +90,28 @@ def site() -> FastAPI:
     @app.get("/broken")
     def broken() -> None:
         raise RuntimeError("a secret detail")
+
+    @app.get("/live/{stream}")
+    def live(request: Request, stream: str) -> HTMLResponse:
+        return HTMLResponse(from_source(LIVE_PAGE, request, stream=stream))
+
+    @app.get("/good")
+    def good(after: str = "") -> StreamingResponse:
+        part = json.dumps({"target": "out", "html": f"<b>part after {after or 'nothing'}</b>"})
+        return StreamingResponse(iter([f"id: 7\nevent: part\ndata: {part}\n\n"]), media_type="text/event-stream")
+
+    @app.get("/poll")
+    def poll(after: str = "") -> dict[str, Any]:
+        data = {"target": "out", "html": "<b>polled</b>"}
+        return {"events": [{"id": "1", "type": "part", "data": data}], "done": after == "1"}
+
+    @app.post("/echo")
+    def echo(request: Request) -> HTMLResponse:
+        return HTMLResponse(f"<i>{request.headers.get('x-csrf-token')}</i>")
+
+    @app.post("/refuse")
+    def refuse() -> None:
+        raise InvalidError("Some values do not fit.")
 
     app.mount("/static", StudioStatic())
     errors.install(app)

@@ -124,3 +124,58 @@ def test_curves_follow_live_events(browser: Browser, address: str) -> None:
     assert page.get_attribute("[data-axis=time]", "aria-pressed") == "true"
     assert problems == []
     page.close()
+
+
+def test_zoom_holds_while_points_arrive(browser: Browser, address: str) -> None:
+    page, problems = _open(browser, f"{address}/styleguide")
+    box = page.locator(".plot .u-over").first.bounding_box()
+    assert box is not None
+    page.evaluate(
+        "window.ranges = () => window.uPlot.sync('k-charts').plots.map(u => [u.scales.x.min, u.scales.x.max])"
+    )
+    assert page.evaluate("ranges()[0]") == [0, 1038]
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 20, steps=4)
+    page.mouse.up()
+    low, high = page.evaluate("ranges()[0]")
+    assert 180 < low < high < 440
+    detail = {"type": "metrics", "data": {"step": 711, "time": None, "values": {"loss": 0.4}}}
+    page.evaluate("detail => document.dispatchEvent(new CustomEvent('k:live', {detail}))", detail)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("ranges()[0]") == [low, high]
+    page.mouse.dblclick(box["x"] + 50, box["y"] + 20)
+    assert page.evaluate("ranges()") == [[0, 1038]] * 3
+    assert problems == []
+    page.close()
+
+
+def test_live_parts_arrive_by_stream(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/live/good")
+    page.wait_for_selector("#out >> text=part after nothing")
+    page.wait_for_selector("[data-live-word] >> text=/reconnecting, last \\d\\d:\\d\\d:\\d\\d/")
+    page.wait_for_selector("#out >> text=part after 7")  # the reconnection says what it has seen
+    page.close()
+
+
+def test_live_parts_fall_back_to_polling(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/live/no-such-stream")
+    page.wait_for_selector("#out >> text=polled", timeout=10_000)
+    page.wait_for_selector("[data-live-word] >> text=finished", timeout=10_000)
+    page.close()
+
+
+def test_htmx_sends_the_csrf_token_and_errors_have_their_place(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"{address}/live/good")
+    page.click("#echo")
+    page.wait_for_selector("#answer >> text=token-1")
+    page.click("#refuse")
+    page.wait_for_selector("#k-errors >> text=Some values do not fit.")
+    assert page.inner_text("#answer") == "token-1"
+    assert problems == []
+    page.close()

@@ -12,23 +12,12 @@ from app.web.flash import COOKIE, read_flash, set_flash
 from app.web.htmx import redirect
 from app.web.nav import navigation
 from app.web.templating import environment, initials, render, render_to_string
-from tests.web.site import ANNOTATOR, request_for, site, viewer
+from tests.web.site import ANNOTATOR, from_source, request_for, site, viewer
 
 
 def _shell(path: str = "/p/helpdesk/runs/7", allowed: frozenset[str] | None = None) -> str:
     source = '{% extends "layouts/app.html" %}{% block title %}Runs{% endblock %}{% block content %}{{ csrf_field() }}{% endblock %}'
-    return _render_source(source, request_for(path, viewer(allowed)))
-
-
-def _render_source(source: str, request) -> str:
-    from app.web import templating
-
-    page = templating.page_of(request)
-    token = templating._page.set(page)
-    try:
-        return environment().from_string(source).render(page=page, request=request, flash=None)
-    finally:
-        templating._page.reset(token)
+    return from_source(source, request_for(path, viewer(allowed)))
 
 
 def test_every_template_compiles() -> None:
@@ -69,7 +58,7 @@ def test_a_page_without_a_viewer_renders() -> None:
 
 def test_a_missing_name_is_an_error() -> None:
     with pytest.raises(UndefinedError):
-        _render_source("{{ nothing }}", request_for())
+        from_source("{{ nothing }}", request_for())
 
 
 def test_error_pages_say_what_happened_and_hide_the_cause() -> None:
@@ -148,7 +137,7 @@ def test_forms_keep_typed_values_and_tie_errors_to_fields() -> None:
     {{ error_summary({"rate": "Too <large>"}) }}{{ field("rate", "Rate", '5"', {"rate": "Too <large>"}, inputmode="decimal") }}
     {{ field("word", "Password", "secret", type="password") }}{{ select("m", "Model", [(1, "a"), (2, "b")], "2") }}
     {{ post("/p/x/stop", "Stop", fields={"id": 7}) }}"""
-    html = _render_source(source, request_for())
+    html = from_source(source, request_for())
     assert 'value="5&#34;"' in html
     assert 'aria-invalid="true" aria-describedby="rate-e"' in html
     assert 'id="rate-e"' in html
