@@ -111,7 +111,7 @@ def run_in(factory: Any, project: Project, **changes: Any) -> Run:
         "launch_key": f"key-{number}",
         "objective": "kto",
         "config": {
-            "base_model": "models/tiny-base",
+            "base_model": "/srv/models/tiny-base",
             "beta": 0.1,
             "objective": "kto",
             "evaluation": {"interval_steps": 10},
