@@ -69,7 +69,7 @@ class DataDir:
             raise EmbeddedError(
                 f"The data folder {data.root} belongs to another user. Start as that user, or choose another folder."
             )
-        data._let_guest_pass(data.root)
+        data._let_guest_in()
         for folder in (data.artifacts, data.secrets, data.logs):
             private_dir(folder)
         return data
@@ -98,6 +98,10 @@ class DataDir:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def lock_file(self) -> Path:
+        return self.root / "kto.lock"
+
     def secret(self, name: str) -> str:
         """The random secret kept in a 0600 file under that name, made at the first call."""
         path = self.secrets / name
@@ -107,9 +111,9 @@ class DataDir:
 
     def open_dir(self, name: str) -> Path:
         """A folder of ours below the data folder that the database's user may walk through."""
-        folder = private_dir(self.root / name)
-        self._let_guest_pass(folder)
-        return folder
+        folder = self.root / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return self._open_to_guest(folder)
 
     def socket_dir(self) -> Path:
         """A private folder whose sockets have a path short enough: `run`, or one of our own under /tmp that `run` names."""
@@ -121,8 +125,7 @@ class DataDir:
         if folder is None or not _is_our_folder(folder):
             folder = Path(tempfile.mkdtemp(prefix="kto-", dir="/tmp"))
             write_private(note, str(folder))
-        self._let_guest_pass(folder)
-        return folder
+        return self._open_to_guest(folder)
 
     def remove_socket_dir(self) -> None:
         """Remove the folder under /tmp, if there is one."""
@@ -133,29 +136,33 @@ class DataDir:
                 shutil.rmtree(folder, ignore_errors=True)
             note.unlink()
 
-    def _let_guest_pass(self, folder: Path) -> None:
-        """Let the database's user, and nobody else, walk through a folder of ours, if it cannot yet."""
-        if self.guest is None:
+    def _let_guest_in(self) -> None:
+        """Let the database's user, and nobody else, walk through the data folder, if it cannot yet."""
+        closed = first_closed_folder(self.root, self.guest) if self.guest is not None else None
+        if self.guest is None or closed is None:
             return
-        closed = first_closed_folder(folder, self.guest)
-        if closed == folder:
-            if folder == self.root and any(folder.iterdir()) and not self.lock_file.exists():
-                raise EmbeddedError(
-                    f"{folder} holds other files and is closed to the system user {self.guest.name!r}, which runs the "
-                    "database. Choose an empty folder as the data folder."
-                )
-            os.chown(folder, -1, self.guest.gid)
-            folder.chmod(0o710)
-        elif closed is not None:
+        if closed != self.root:
             raise EmbeddedError(
                 f"The data folder {self.root} cannot be used: the system user {self.guest.name!r}, which runs the "
                 f"database when you are root, cannot enter {closed}. Choose a data folder that it can reach, such as "
                 f"{default_data_dir()}, or start as an ordinary user."
             )
+        if any(self.root.iterdir()) and not self.lock_file.exists():
+            raise EmbeddedError(
+                f"{self.root} holds other files and is closed to the system user {self.guest.name!r}, which runs the "
+                "database. Choose an empty folder as the data folder."
+            )
+        self._open_to_guest(self.root)
 
-    @property
-    def lock_file(self) -> Path:
-        return self.root / "kto.lock"
+    def _open_to_guest(self, folder: Path) -> Path:
+        """Nothing changes on a folder that is so already: a database that is shutting down may be working in it."""
+        status = folder.stat()
+        if self.guest is not None and status.st_gid != self.guest.gid:
+            os.chown(folder, -1, self.guest.gid)
+        mode = 0o700 if self.guest is None else 0o710
+        if stat.S_IMODE(status.st_mode) != mode:
+            folder.chmod(mode)
+        return folder
 
 
 def _is_our_folder(folder: Path) -> bool:

@@ -52,8 +52,10 @@ class Postgres:
         binaries = reachable_postgres(find_postgres(major), self._data)
         if major is None:
             self._create_cluster(binaries)
-        # Its lock on the folder is ours (kto.lock), and the process it names was stopped: a reused id must not stop us.
-        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        # Lock files of a killed server. We hold the folder (kto.lock) and have stopped who used it: the process ids in
+        # them are dead or belong to others by now.
+        for stale in (self.cluster / "postmaster.pid", self._socket_dir / ".s.PGSQL.5432.lock"):
+            stale.unlink(missing_ok=True)
         argv = [binaries.program("postgres"), "-D", str(self.cluster), *self._settings()]
         self._child = Child(argv, log=self._log, env={"LC_ALL": "C"}, user=guest, death_signal=signal.SIGINT, cwd="/")
         try:
@@ -122,26 +124,17 @@ class Postgres:
         unfinished.rename(self.cluster)
 
     def _wait_until_ready(self) -> None:
-        admin = libpq_url(self._url(_ADMIN, _ADMIN))
-        refused: list[str] = []
+        """Wait as pg_ctl does, by the status that the server writes: asking by connecting would fill its log."""
+        pid_file = self.cluster / "postmaster.pid"
 
-        def answers() -> bool:
+        def is_ready() -> bool:
             if not self.running:
                 raise failed(f"PostgreSQL {self._exit_words()} at its start.", log_tail(self._log), log=self._log)
-            try:
-                psycopg.connect(admin, connect_timeout=5).close()
-            except psycopg.OperationalError as error:
-                if "password authentication failed" in str(error):
-                    raise EmbeddedError(
-                        f"The database in {self.cluster} does not accept the password in {self._data.secrets}. "
-                        "Put back the secrets folder that belongs to it, or restore a backup into a new data folder."
-                    ) from error
-                refused.append(str(error))
-                return False
-            return True
+            lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+            return len(lines) > 7 and lines[7].strip() == "ready"
 
-        if not wait_until(answers, _READY_TIMEOUT_SECONDS, 0.05):
-            raise failed(f"PostgreSQL does not answer: {refused[-1]}", log_tail(self._log), log=self._log)
+        if not wait_until(is_ready, _READY_TIMEOUT_SECONDS):
+            raise failed("PostgreSQL does not become ready.", log_tail(self._log), log=self._log)
 
     def _exit_words(self) -> str:
         return self._child.exit_words if self._child is not None else "has not been started"
@@ -149,7 +142,7 @@ class Postgres:
     def _create_database(self) -> None:
         """The application's role (it may create databases, nothing more) and database, if they are not there."""
         password = self._data.secret("postgres-kto")
-        with psycopg.connect(libpq_url(self._url(_ADMIN, _ADMIN)), autocommit=True) as connection:
+        with self._connect_as_admin() as connection:
             if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (_ROLE,)).fetchone() is None:
                 hashed = connection.pgconn.encrypt_password(
                     password.encode(), _ROLE.encode(), b"scram-sha-256"
@@ -161,6 +154,19 @@ class Postgres:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone() is None:
                 names = sql.Identifier(_DATABASE), sql.Identifier(_ROLE)
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
+
+    def _connect_as_admin(self) -> psycopg.Connection:
+        try:
+            return psycopg.connect(libpq_url(self._url(_ADMIN, _ADMIN)), autocommit=True, connect_timeout=20)
+        except psycopg.OperationalError as error:
+            if "password authentication failed" not in str(error):
+                raise failed(
+                    "PostgreSQL cannot be reached.", f"{error}\n{log_tail(self._log)}", log=self._log
+                ) from error
+            raise EmbeddedError(
+                f"The database in {self.cluster} does not accept the password in {self._data.secrets}. "
+                "Put back the secrets folder that belongs to it, or restore a backup into a new data folder."
+            ) from error
 
     def _url(self, user: str, database: str) -> str:
         secret = "postgres-admin" if user == _ADMIN else "postgres-kto"
