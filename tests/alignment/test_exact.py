@@ -193,7 +193,7 @@ def test_eager_setting_is_the_padded_path(tmp_path: Path) -> None:
 def test_named_gpu_backends_are_refused_on_a_cpu() -> None:
     for name in ("flash", "varlen"):
         with pytest.raises(ValueError, match=name):
-            choose_backend(name, torch.device("cpu"), torch.float32)  # type: ignore[arg-type]
+            choose_backend(name, torch.device("cpu"), torch.float32)
     assert choose_backend("auto", torch.device("cpu"), torch.float32) == "sdpa"
 
 
@@ -224,6 +224,7 @@ def test_frozen_head_equals_autograd(head: Head, chunk: int) -> None:
     upstream = torch.randn(7, dtype=torch.float64)
     logps = frozen_head_logps(hidden, targets, head, chunk=chunk)
     (ours,) = torch.autograd.grad(logps, hidden, upstream)
+    assert head.bias is not None
     raw = head.scale * (hidden @ head.weight.T + head.bias)
     capped = raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
     dense = capped.log_softmax(-1)[torch.arange(7), targets]

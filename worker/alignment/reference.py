@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,15 @@ class ReferenceCache:
 
     def _read(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as segment:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as segment:
                 keys, values = segment["keys"], segment["values"]
-        except (OSError, ValueError, KeyError, EOFError) as error:  # a damaged segment costs its rows, nothing else
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            zipfile.BadZipFile,
+        ) as error:  # a damaged segment costs its rows, nothing else
             _log.warning("reference cache segment %s is unreadable: %s", path.name, error)
             return
         self.values.update(zip((key.tobytes() for key in keys), values.tolist(), strict=True))

@@ -30,6 +30,8 @@ class JsonlReporter:
         self._file = path.open("x", encoding="utf-8", buffering=1)  # line-buffered: a reader sees whole lines at once
         self._now = now
         self._seq = 0
+        self.last_step = 0
+        """The newest step that was told of."""
         self._progress_at = 0.0
         self._phase = ""
 
@@ -44,6 +46,7 @@ class JsonlReporter:
         )  # before seq moves: no gap on a bad value
         self._file.write(line + "\n")
         self._seq = event.seq
+        self.last_step = max(self.last_step, step)
         if kind in DURABLE:
             self._file.flush()
             os.fsync(self._file.fileno())

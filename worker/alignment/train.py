@@ -54,8 +54,11 @@ def run_spec(spec: TrainSpec, *, runner: Callable[..., RunFinished] | None = Non
         raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
     try:
         if runner is None:
+            from transformers.utils.logging import disable_progress_bar
+
             from worker.alignment.trainer import train  # torch loads here, after the signal handlers stand
 
+            disable_progress_bar()  # stderr is for what went wrong
             runner = train
         finished = runner(spec, reporter, should_stop=stop)
     except Exception as error:
@@ -63,7 +66,7 @@ def run_spec(spec: TrainSpec, *, runner: Callable[..., RunFinished] | None = Non
         reason, message = classify(error)
         finished = RunFinished(status="failed", reason=reason, message=message)
     with contextlib.suppress(OSError):  # a full disk: the exit code still tells
-        reporter.emit("run_finished", 0, finished)
+        reporter.emit("run_finished", reporter.last_step, finished)
     reporter.close()
     if finished.status == "failed":
         print(finished.message, file=sys.stderr)
