@@ -87,6 +87,11 @@ function onKey(event) {
     if (link) { event.preventDefault(); location.assign(link.href); return; }
   }
   if (name === "Space" && event.target.closest?.("button, a, summary, [role=button]")) return;
+  if (name === "[" || name === "]") {
+    const tabs = [...document.querySelectorAll(".tabs a")];
+    tabs[tabs.findIndex((tab) => tab.getAttribute("aria-current")) + (name === "]" ? 1 : -1)]?.click();
+    return;
+  }
   for (const element of document.querySelectorAll("[data-key]")) {
     if (!element.dataset.key.split(" ").includes(name) || element.disabled) continue;
     event.preventDefault();

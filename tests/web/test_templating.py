@@ -152,3 +152,12 @@ def test_parts_for_live_pages_render_without_the_shell() -> None:
     html = render_to_string(request_for(), "errors/part.html", _error())
     assert "<html" not in html
     assert "There is no such page." in html
+
+
+def test_an_error_of_the_whole_form_is_the_headline() -> None:
+    source = '{% from "components/forms.html" import error_summary %}{{ error_summary(errors) }}'
+    html = from_source(source, request_for(), errors={"": "E-mail or password is wrong."})
+    assert "<b>E-mail or password is wrong.</b>" in html
+    assert "<li>" not in html
+    assert "<b>2 fields do not fit.</b>" in from_source(source, request_for(), errors={"a": "x", "b": "y"})
+    assert from_source(source, request_for(), errors={}).strip() == ""
