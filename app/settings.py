@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Time between asking a trainer to stop and killing it."""
     max_attempts: int = 5
     """Automatic resumes of one run, the first try included."""
+    trainer_command: list[str] = []
+    """Put before `train <spec.json>`, e.g. ["nice", "-n", "10", "python", "-m", "worker.alignment"]. Empty: this Python's."""
     log_level: str = "INFO"
 
     @property

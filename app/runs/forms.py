@@ -1,0 +1,149 @@
+"""The launch form: what a person types, checked by pydantic, turned into an ``AlignmentConfig``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.core.errors import InvalidError
+from worker.alignment.config import AlignmentConfig, ConfigError, EvaluationSettings, LoraSettings
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "max_steps": 20,
+        "num_epochs": 1.0,
+        "interval_steps": 20,
+        "samples_per_prompt": 2,
+        "prompts_per_category": 1,
+    },
+    "standard": {
+        "max_steps": 0,
+        "num_epochs": 1.0,
+        "interval_steps": 50,
+        "samples_per_prompt": 4,
+        "prompts_per_category": 2,
+    },
+    "careful": {
+        "max_steps": 0,
+        "num_epochs": 3.0,
+        "interval_steps": 25,
+        "samples_per_prompt": 8,
+        "prompts_per_category": 4,
+    },
+}
+"""What each preset fills in; every field can be changed afterwards."""
+PRESET_WORDS = {
+    "quick": ("Quick look", "20 steps, one evaluation. To see that it runs."),
+    "standard": ("Standard", "All labels once, evaluation every 50 steps."),
+    "careful": ("Careful", "Three epochs, evaluation every 25 steps with 8 samples a prompt."),
+}
+NESTED = {
+    "lora": {"r": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "lora_targets"},
+    "evaluation": {
+        name: name
+        for name in ("interval_steps", "samples_per_prompt", "prompts_per_category", "max_new_tokens", "temperature")
+    },
+}
+"""Fields of the config's inner parts -> fields of the form."""
+
+
+class LaunchForm(BaseModel):
+    """Field names are those of the HTML form; an empty box takes the default."""
+
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    preset: Literal["quick", "standard", "careful"] = "standard"
+    base_model: str = ""
+    snapshot_id: int = 0
+    beta: float = 0.1
+    desirable_weight: float | None = None
+    """None: as advised for the snapshot's train split."""
+    undesirable_weight: float | None = None
+    learning_rate: float = 5e-5
+    num_epochs: float = 1.0
+    max_steps: int = 0
+    batch_size: int = 32
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_targets: str = "all-linear"
+    interval_steps: int = 50
+    samples_per_prompt: int = 4
+    prompts_per_category: int = 2
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    seed: int = 0
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    tokens_per_microbatch: int = 16384
+    kl_scope: Literal["step", "microbatch"] = "step"
+    attention: Literal["auto", "flash", "varlen", "sdpa", "eager"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_threads: int = Field(0, ge=0, le=1024)
+    launch_key: str = Field("", max_length=100)
+
+    @classmethod
+    def parse(cls, typed: dict[str, Any]) -> Self:
+        """Raises InvalidError with a sentence per field."""
+        try:
+            return cls.model_validate({key: value for key, value in typed.items() if value != ""})
+        except ValidationError as error:
+            fields = {str(item["loc"][0]): _sentence(item["type"], item["msg"]) for item in error.errors()}
+            raise InvalidError("Some values do not fit.", fields=fields) from error
+
+    @classmethod
+    def of_config(cls, config: AlignmentConfig, *, snapshot_id: int) -> Self:
+        """The form that gives this config: for cloning a run."""
+        data = config.to_json()
+        values = {name: value for name, value in data.items() if name in cls.model_fields}
+        for part, names in NESTED.items():
+            values |= {form_name: data[part][name] for name, form_name in names.items()}
+        values["lora_targets"] = ", ".join(config.lora.target_modules)
+        return cls(snapshot_id=snapshot_id, **values)
+
+    def to_config(self, *, base_model: str, advised: tuple[float, float]) -> AlignmentConfig:
+        """``base_model`` is resolved; ``advised`` fills weights left empty. Raises InvalidError with form field names."""
+        chosen = self.model_dump()
+        plain = {name: chosen[name] for name in AlignmentConfig.__dataclass_fields__ if name in chosen}
+        plain |= {
+            "base_model": base_model,
+            "desirable_weight": advised[0] if self.desirable_weight is None else self.desirable_weight,
+            "undesirable_weight": advised[1] if self.undesirable_weight is None else self.undesirable_weight,
+        }
+        targets = tuple(name for name in self.lora_targets.replace(",", " ").split() if name)
+        try:
+            lora = LoraSettings(r=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout, target_modules=targets)
+            evaluation = EvaluationSettings(
+                interval_steps=self.interval_steps,
+                samples_per_prompt=self.samples_per_prompt,
+                prompts_per_category=self.prompts_per_category,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+            )
+            return AlignmentConfig(lora=lora, evaluation=evaluation, **plain)
+        except ConfigError as error:
+            raise InvalidError("Some values do not fit.", fields=form_fields(error.errors)) from error
+
+
+def form_fields(errors: dict[str, str]) -> dict[str, str]:
+    """``lora.r`` -> ``lora_r``: the config's field names as the form's."""
+    named = {}
+    for name, text in errors.items():
+        part, _, inner = name.partition(".")
+        named[NESTED[part].get(inner, inner) if inner else name] = text
+    return named
+
+
+def _sentence(kind: str, message: str) -> str:
+    words = {
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_parsing": "must be a number, such as 0.1 or 5e-6",
+        "literal_error": "is not one of the choices",
+    }
+    return words.get(kind, message)

@@ -1,0 +1,239 @@
+"""What is checked before a run is queued: errors forbid the launch, warnings do not. Each names its remedy."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.core.storage import artifact_path, artifacts_root
+from app.models import Snapshot, Worker
+from app.runs.base_models import BaseModel
+from worker.alignment.config import AlignmentConfig
+from worker.alignment.weights import HIGH, LOW, ClassWeights, advised_weights, weight_ratio, within_advice
+
+SMALL_CLASS = 50
+"""Fewer labels of a class than this give evaluations that cannot tell much."""
+USUAL_LEARNING_RATE = (5e-7, 1e-3)
+"""The paper's 5e-7 … 5e-6 is for full fine-tuning; LoRA is trained with 10 to 100 times that."""
+CHARACTERS_PER_TOKEN = 4
+SAMPLED_ROWS = 5000
+MIN_FREE_BYTES, LOW_FREE_BYTES = 256 * 2**20, 2 * 2**30
+HEARD_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    level: Literal["error", "warning", "ok"]
+    code: str
+    text: str
+    remedy: str = ""
+    field: str = ""
+    """The form's field that mends it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    findings: list[Finding] = field(default_factory=list)
+    advised: ClassWeights
+    num_steps: int = 0
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """Read once from the files of an immutable snapshot."""
+
+    dev_prompts_with_both: int
+    estimated_tokens: tuple[int, ...]
+    """Prompt and completion together, of up to SAMPLED_ROWS training rows; characters / 4."""
+
+
+def train_counts(snapshot: Snapshot) -> tuple[int, int]:
+    """(desirable, undesirable) rows of the train split."""
+    counts = snapshot.counts.get("train", {})
+    return int(counts.get("desirable", 0)), int(counts.get("undesirable", 0))
+
+
+def advised(snapshot: Snapshot) -> ClassWeights:
+    return advised_weights(*train_counts(snapshot))
+
+
+def steps_of(config: AlignmentConfig, num_rows: int) -> int:
+    per_epoch = max(1, math.ceil(num_rows / config.batch_size))
+    return config.max_steps or max(1, round(per_epoch * config.num_epochs))
+
+
+def check(db: Session, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> Preflight:
+    folder = artifact_path(snapshot.path)
+    if not (folder / "train.jsonl").is_file():
+        text = "The snapshot's files are not in the artifacts folder."
+        missing = Finding(
+            level="error", code="snapshot_missing", text=text, remedy="Freeze it again.", field="snapshot_id"
+        )
+        return Preflight(findings=[missing], advised=advised(snapshot))
+    facts = snapshot_facts(str(folder))
+    findings = [
+        *_about_model(model),
+        *_about_data(snapshot, facts, config),
+        *_about_weights(snapshot, config),
+        *_about_length(facts, model, config),
+        *_about_optimiser(config),
+        *_about_disk(),
+        *_about_workers(db),
+    ]
+    order = {"error": 0, "warning": 1, "ok": 2}
+    findings.sort(key=lambda finding: order[finding.level])
+    steps = steps_of(config, sum(train_counts(snapshot)))
+    return Preflight(findings=findings, advised=advised(snapshot), num_steps=steps)
+
+
+def _about_model(model: BaseModel) -> list[Finding]:
+    if not model.is_local:
+        text = f"{model.name} is a hub id: the worker downloads it when the run starts."
+        return [Finding(level="warning", code="model_on_hub", text=text, field="base_model")]
+    if not model.has_chat_template:
+        text = f"{model.label} has no chat template, so prompts and completions are joined as plain text."
+        remedy = "Use an instruction-tuned model, or one with a chat template."
+        return [Finding(level="warning", code="no_chat_template", text=text, remedy=remedy, field="base_model")]
+    return [
+        Finding(level="ok", code="model", text=f"{model.label}: safetensors, tokenizer and chat template are there")
+    ]
+
+
+def _about_data(snapshot: Snapshot, facts: SnapshotFacts, config: AlignmentConfig) -> list[Finding]:
+    desirable, undesirable = train_counts(snapshot)
+    if desirable == 0 or undesirable == 0:
+        present = "undesirable" if desirable == 0 else "desirable"
+        text = f"Every label of the training split is {present}. KTO needs both classes."
+        remedy = "Collect or import labels of the other class, then freeze a new snapshot."
+        return [Finding(level="error", code="one_class", text=text, remedy=remedy, field="snapshot_id")]
+    found = [Finding(level="ok", code="both_classes", text=f"{desirable:,} desirable and {undesirable:,} undesirable")]
+    rarer = "desirable" if desirable < undesirable else "undesirable"
+    if min(desirable, undesirable) < SMALL_CLASS:
+        text = f"Only {min(desirable, undesirable)} {rarer} labels to train on; results will be uncertain."
+        remedy = f"Collect at least {SMALL_CLASS} of each class."
+        found.append(Finding(level="warning", code="small_class", text=text, remedy=remedy, field="snapshot_id"))
+    if config.batch_size > desirable + undesirable:
+        text = f"A step takes {config.batch_size} rows, but the training split has {desirable + undesirable}."
+        found.append(Finding(level="warning", code="large_batch", text=text, remedy="Lower it.", field="batch_size"))
+    if facts.dev_prompts_with_both == 0:
+        text = "No prompt of the dev split has both a desirable and an undesirable completion."
+        remedy = "AUC within prompt cannot be measured; the pooled AUC is confounded by the prompt."
+        found.append(Finding(level="warning", code="no_mixed_prompts", text=text, remedy=remedy, field="snapshot_id"))
+    return found
+
+
+def _about_weights(snapshot: Snapshot, config: AlignmentConfig) -> list[Finding]:
+    desirable, undesirable = train_counts(snapshot)
+    ratio = weight_ratio(desirable, undesirable, config.desirable_weight, config.undesirable_weight)
+    if ratio is None:
+        return []
+    if within_advice(ratio):
+        return [Finding(level="ok", code="weights", text=f"Class weights balance the labels ({ratio:.2f})")]
+    advice = advised(snapshot)
+    text = f"The weighted ratio of the classes is {ratio:.2f}; {LOW:g} to {HIGH:.2f} is advised."
+    remedy = f"Use {advice.desirable:g} for desirable and {advice.undesirable:g} for undesirable."
+    return [Finding(level="warning", code="weights_outside", text=text, remedy=remedy, field="undesirable_weight")]
+
+
+def _about_length(facts: SnapshotFacts, model: BaseModel, config: AlignmentConfig) -> list[Finding]:
+    found = []
+    if model.context_length and config.max_length > model.context_length:
+        text = f"The longest row may have {config.max_length:,} tokens, but the model reads {model.context_length:,}."
+        remedy = f"Set the limit to {model.context_length:,} or less."
+        found.append(Finding(level="error", code="over_context", text=text, remedy=remedy, field="max_length"))
+    over = sum(tokens > config.max_length for tokens in facts.estimated_tokens)
+    if over:
+        share = over / len(facts.estimated_tokens)
+        text = f"About {max(share, 0.001):.1%} of the rows are longer than {config.max_length:,} tokens."
+        remedy = "Their prompts lose the beginning, and longer completions are skipped. Raise the limit to keep them."
+        found.append(Finding(level="warning", code="long_rows", text=text, remedy=remedy, field="max_length"))
+    return found
+
+
+def _about_optimiser(config: AlignmentConfig) -> list[Finding]:
+    low, high = USUAL_LEARNING_RATE
+    if low <= config.learning_rate <= high:
+        return []
+    side = "below" if config.learning_rate < low else "above"
+    text = f"A learning rate of {config.learning_rate:g} is {side} what has worked ({low:g} to {high:g})."
+    remedy = "The paper uses 5e-7 to 5e-6 for all weights; LoRA takes 10 to 100 times that."
+    return [Finding(level="warning", code="learning_rate", text=text, remedy=remedy, field="learning_rate")]
+
+
+def _about_disk() -> list[Finding]:
+    probe = artifacts_root()
+    while not probe.exists():
+        probe = probe.parent
+    free = shutil.disk_usage(probe).free
+    if free >= LOW_FREE_BYTES:
+        return []
+    text = f"The artifacts' disk has {free // 2**20:,} MiB left."
+    level: Literal["error", "warning"] = "error" if free < MIN_FREE_BYTES else "warning"
+    remedy = "Free some space: a run that cannot save its checkpoints fails."
+    return [Finding(level=level, code="disk_low", text=text, remedy=remedy)]
+
+
+def _about_workers(db: Session) -> list[Finding]:
+    if workers_heard(db):
+        return []
+    text = "No worker has been heard of; the run will wait until one starts."
+    return [
+        Finding(
+            level="warning",
+            code="no_worker",
+            text=text,
+            remedy="Start one: celery -A worker.celery_app worker -Q train -P threads -c 1",
+        )
+    ]
+
+
+def workers_heard(db: Session) -> list[Worker]:
+    """Workers that gave a sign of life in the last half minute."""
+    since = func.clock_timestamp() - timedelta(seconds=HEARD_SECONDS)
+    return list(db.scalars(select(Worker).where(Worker.heard_at > since).order_by(Worker.name)))
+
+
+@lru_cache(maxsize=32)
+def snapshot_facts(folder: str) -> SnapshotFacts:
+    """A snapshot's folder is immutable and named by its content, so its facts are kept."""
+    train, dev = Path(folder) / "train.jsonl", Path(folder) / "dev.jsonl"
+    labels: dict[str, set[bool]] = defaultdict(set)
+    for row in _rows(dev) if dev.is_file() else []:
+        labels[json.dumps(row["prompt"], sort_keys=True)].add(bool(row["label"]))
+    lengths = tuple(_characters(row) // CHARACTERS_PER_TOKEN for row in _rows(train, SAMPLED_ROWS))
+    both = sum(len(found) == 2 for found in labels.values())
+    return SnapshotFacts(dev_prompts_with_both=both, estimated_tokens=lengths)
+
+
+def _rows(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            if limit is not None and len(rows) >= limit:
+                break
+            if line.strip():
+                rows.append(json.loads(line))
+    return rows
+
+
+def _characters(row: dict[str, Any]) -> int:
+    messages = [*row["prompt"], *row["completion"]]
+    return sum(len(json.dumps(message.get("content") or "", ensure_ascii=False)) for message in messages)

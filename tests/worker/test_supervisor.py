@@ -1,0 +1,172 @@
+"""One attempt with a process that speaks the trainer's protocol."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from app.models import Checkpoint, Evaluation, Run, RunEvent, Worker
+from app.runs import lifecycle, service
+from tests.runs.conftest import Bench
+from worker import supervisor
+from worker.presence import Presence
+
+
+def queue(live: Bench, **changes: Any) -> Run:
+    run = live.launch(f"key-{time.monotonic_ns()}", **changes)
+    live.db.commit()
+    return run
+
+
+def reload(live: Bench, run: Run) -> Run:
+    live.db.rollback()
+    live.db.refresh(run)
+    return run
+
+
+def supervise_aside(run: Run) -> threading.Thread:
+    thread = threading.Thread(target=supervisor.supervise, args=(run.id, "gpu-1"))
+    thread.start()
+    return thread
+
+
+def wait_for(live: Bench, run: Run, condition: Any, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition(reload(live, run)):
+        assert time.monotonic() < deadline, f"still {run.status} at step {run.step}"
+        time.sleep(0.05)
+
+
+def test_a_run_succeeds_and_everything_is_recorded(live, trainer):
+    run = queue(live)
+    assert supervisor.supervise(run.id, "gpu-1") == "succeeded"
+    run = reload(live, run)
+    assert (run.status, run.step, run.total_steps, run.lease_until) == ("succeeded", 6, 6, None)
+    assert run.summary["best"]["step"] == 6
+    assert run.summary["metrics"]["loss"] == pytest.approx(1 / 6)
+    steps = live.db.scalars(select(Checkpoint.step).where(Checkpoint.run_id == run.id).order_by(Checkpoint.step)).all()
+    assert list(steps) == [2, 4, 6]
+    assert live.db.scalar(select(func.count()).select_from(Evaluation)) == 3
+    seqs = live.db.scalars(select(RunEvent.seq).where(RunEvent.run_id == run.id, RunEvent.seq > 0)).all()
+    assert sorted(seqs) == list(range(1, len(seqs) + 1))
+    assert service.log_tail(run.id, 1) == "a line of the log\n"
+    assert supervisor.supervise(run.id, "gpu-1") is None  # a second message finds nothing to do
+
+
+def test_a_failure_keeps_its_reason(live, trainer):
+    trainer("fail")
+    run = queue(live)
+    supervisor.supervise(run.id, "gpu-1")
+    run = reload(live, run)
+    assert (run.status, run.failure_reason, run.failure_message) == ("failed", "diverged", "The loss is no number.")
+
+
+def test_a_death_without_a_word_is_classified_from_the_log(live, trainer):
+    trainer("die")
+    run = queue(live)
+    supervisor.supervise(run.id, "gpu-1")
+    run = reload(live, run)
+    assert (run.status, run.failure_reason) == ("failed", "out_of_memory")
+    assert run.failure_message == "CUDA out of memory while computing"
+
+
+def test_stop_saves_a_checkpoint_and_ends_as_cancelled(live, trainer):
+    trainer("ok", 0.2)
+    run = queue(live, max_steps=500)
+    thread = supervise_aside(run)
+    wait_for(live, run, lambda run: run.step >= 3)
+    lifecycle.request_stop(live.db, run)
+    live.db.commit()
+    thread.join(20)
+    run = reload(live, run)
+    assert (run.status, run.failure_reason) == ("cancelled", None)
+    last = live.db.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.run_id == run.id))
+    assert last == run.step < 500
+
+
+def test_a_deaf_trainer_is_killed_after_the_grace_period(live, trainer):
+    trainer("deaf", 0.2)
+    run = queue(live, max_steps=500)
+    thread = supervise_aside(run)
+    wait_for(live, run, lambda run: run.status == "running")
+    lifecycle.request_stop(live.db, run)
+    live.db.commit()
+    thread.join(20)
+    run = reload(live, run)
+    assert run.status == "cancelled"
+    assert "killed" in str(run.failure_message)
+
+
+def test_a_trainer_whose_lease_was_lost_is_killed_and_writes_nothing(live, trainer):
+    trainer("ok", 0.1)
+    run = queue(live, max_steps=500)
+    thread = supervise_aside(run)
+    wait_for(live, run, lambda run: run.step >= 2)
+    live.db.execute(update(Run).where(Run.id == run.id).values(attempt=Run.attempt + 1))
+    live.db.commit()
+    step = reload(live, run).step
+    thread.join(20)
+    assert not thread.is_alive()
+    run = reload(live, run)
+    assert (run.status, run.step) == ("running", step)
+
+
+def test_a_worker_that_shuts_down_saves_and_hands_the_run_back(live, trainer, monkeypatch):
+    trainer("ok", 0.2)
+    stop = threading.Event()
+    monkeypatch.setattr(supervisor, "shutdown", stop)
+    run = queue(live, max_steps=8)
+    thread = supervise_aside(run)
+    wait_for(live, run, lambda run: run.step >= 3)
+    supervisor.stop_all()
+    thread.join(20)
+    run = reload(live, run)
+    assert (run.status, run.attempt, run.worker) == ("queued", 1, None)
+    assert supervisor.supervise(run.id, "gpu-1") is None  # takes no run any more
+    stop.clear()
+    reached = run.step
+    assert supervisor.supervise(run.id, "gpu-2") == "succeeded"
+    run = reload(live, run)
+    first = live.db.scalar(
+        select(func.min(RunEvent.step)).where(
+            RunEvent.run_id == run.id, RunEvent.attempt == 2, RunEvent.kind == "metrics"
+        )
+    )
+    assert first == reached + 1
+    assert (run.attempt, run.step) == (2, 8)
+
+
+def test_a_model_that_is_gone_fails_in_words(live, trainer):
+    run = queue(live)
+    run.config = run.config | {"base_model": run.config["base_model"] + "-gone"}
+    live.db.commit()
+    supervisor.supervise(run.id, "gpu-1")
+    run = reload(live, run)
+    assert (run.status, run.failure_reason) == ("failed", "model")
+    assert "There is no folder" in str(run.failure_message)
+
+
+def test_the_trainer_gets_no_secrets(live, trainer, settings, monkeypatch, tmp_path):
+    script = tmp_path / "env.sh"
+    script.write_text(f"#!/bin/sh\nenv > {tmp_path}/env.txt\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(settings, "trainer_command", [str(script)])
+    run = queue(live)
+    supervisor.supervise(run.id, "gpu-1")
+    names = {line.partition("=")[0] for line in (tmp_path / "env.txt").read_text().splitlines()}
+    assert "DATABASE_URL" in os.environ
+    assert not {"DATABASE_URL", "REDIS_URL", "KTO_SECRET_KEY"} & names
+    assert "ended with code 3" in str(reload(live, run).failure_message)
+
+
+def test_the_sign_of_life_is_one_row_a_worker(live):
+    presence = Presence("gpu-1")
+    presence.say([{"name": "CPU", "kind": "cpu", "memory_bytes": 1}])
+    presence.say([{"name": "CPU", "kind": "cpu", "memory_bytes": 2}])
+    row = live.db.scalars(select(Worker)).one()
+    assert row.devices[0]["memory_bytes"] == 2

@@ -1,0 +1,75 @@
+"""The Celery application of the workers.
+
+    celery -A worker.celery_app worker -Q train -P threads -c 1 -n train@%h      runs, one at a time
+    celery -A worker.celery_app worker -Q tasks -P threads -c 2 -n tasks@%h      exports, imports, reaping
+    celery -A worker.celery_app beat                                             the clock
+
+Threads, since a forked worker cannot use CUDA; the trainer is a process of its own anyway. Messages are acknowledged at once:
+what must not be lost is a row in PostgreSQL, and the reaper rings again.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+
+from app.core.queue import QUEUE_TASKS, QUEUE_TRAIN
+from app.core.redis import celery_url
+from app.settings import get_settings
+from worker import tasks
+from worker.presence import Presence
+from worker.supervisor import stop_all
+
+REAP_SECONDS = 5.0
+
+app = Celery("kto", broker=celery_url(get_settings().redis_url))
+app.conf.update(
+    imports=[f"worker.tasks.{module.name}" for module in pkgutil.iter_modules(tasks.__path__)],
+    task_default_queue=QUEUE_TASKS,
+    task_ignore_result=True,
+    task_acks_late=False,
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=False,
+    worker_hijack_root_logger=True,
+    worker_redirect_stdouts=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"socket_connect_timeout": 5, "socket_keepalive": True},
+    beat_scheduler="celery.beat:Scheduler",  # in memory: the schedule is code, nothing to keep on disk
+    beat_max_loop_interval=REAP_SECONDS,
+    beat_schedule={
+        "reap": {
+            "task": "worker.tasks.reap.reap",
+            "schedule": REAP_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": 2 * REAP_SECONDS},
+        }
+    },
+    timezone="UTC",
+)
+
+_presence: Presence | None = None
+
+
+def _announce(sender: Any, **_: Any) -> None:
+    """Workers of runs are shown in the app and asked for by the preflight; the others are not."""
+    global _presence  # noqa: PLW0603 -- one worker per process
+    if QUEUE_TRAIN in sender.app.amqp.queues.consume_from:
+        _presence = Presence(sender.hostname)
+        _presence.start()
+
+
+def _stop_trainers(**_: Any) -> None:
+    """SIGTERM to the worker: its trainer saves and its run goes back to the queue, before the pool is joined."""
+    stop_all()
+
+
+def _withdraw(**_: Any) -> None:
+    if _presence is not None:
+        _presence.stop()
+
+
+worker_ready.connect(_announce, weak=False)
+worker_shutting_down.connect(_stop_trainers, weak=False)
+worker_shutdown.connect(_withdraw, weak=False)
