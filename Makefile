@@ -44,10 +44,10 @@ lint: setup ## ruff, mypy strict, import-linter, djlint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/djlint templates --check --lint --quiet
+	$(BIN)/djlint templates --lint --quiet
 
-format: setup ## Let ruff and djlint rewrite what they can
-	$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/djlint templates --reformat --quiet
+format: setup ## Let ruff rewrite what it can
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 bench: setup ## One benchmark: NAME=training|collection|… (QUICK=1: under a minute)
 	@test -n "$(NAME)" || { echo "Say which: make bench NAME=…"; exit 2; }

@@ -5,18 +5,33 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from app.accounts import redaction
+from app.accounts.people_routes import router as people_pages
+from app.accounts.routes import router as account_pages
+from app.datasets.routes import router as dataset_pages
 from app.evaluations.routes import router as evaluation_pages
+from app.feedback.api import router as feedback_api
+from app.feedback.routes import router as feedback_pages
 from app.registry.api import router as version_api
 from app.registry.routes import router as version_pages
 from app.settings import get_settings
 from app.web import errors
+from app.web.health import router as health_pages
 from app.web.middleware import BrowserMiddleware, SizeLimitMiddleware
+from app.web.routes import router as styleguide_pages
 from app.web.static import StudioStatic
 
 ROUTERS: tuple[APIRouter, ...] = (
+    feedback_api,
+    feedback_pages,
+    account_pages,
+    people_pages,
+    dataset_pages,
     evaluation_pages,
     version_pages,
     version_api,
+    health_pages,
+    styleguide_pages,
 )
 
 
@@ -33,6 +48,7 @@ def create_app() -> FastAPI:
         app.include_router(router)
     app.mount("/static", StudioStatic(), name="static")
     errors.install(app)
+    redaction.install()
     app.add_middleware(BrowserMiddleware)
     app.add_middleware(SizeLimitMiddleware)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=get_settings().allowed_hosts)
