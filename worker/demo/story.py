@@ -1,0 +1,284 @@
+"""What the demo does, step by step, through the same services that pages and the API use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from app.accounts.links import make_link
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.accounts.keys import create_key
+from app.accounts.service import create_project, create_user
+from app.core.db import session_scope
+from app.datasets.service import freeze
+from app.embedded.child import launcher_argv
+from app.evaluations.queries import best_checkpoint
+from app.feedback.importers import import_file
+from app.models import FINAL, Alias, EvaluationSample, ModelVersion, Project, Rating, Run, RunStatus, Snapshot, User
+from app.registry.service import make_version, promote
+from app.runs.base_models import resolve
+from app.runs.service import launch
+from app.serve import base_url
+from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings
+from worker.alignment.weights import advised_weights
+from worker.demo.corpus import style_of
+
+SLUG = "demo-assistant"
+MODEL = "demo-base"
+NUM_THUMBS = 1600
+NUM_BY_API = 200
+NUM_UNLABELLED = 60
+
+
+class StoryError(Exception):
+    """A step failed; the text is for the reader of the terminal."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Story:
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._stopping = threading.Event()
+        self._child: subprocess.Popen[str] | None = None
+        self._step = 0
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._child is not None:
+            self._child.terminate()
+
+    def tell(self) -> None:
+        """Raises StoryError with the reason when a step fails."""
+        started = time.monotonic()
+        self._wait_for_web()
+        self._print_link()
+        self._heading("A base model: pre-trained here, on text of our own (about 75 s the first time, kept afterwards)")
+        self._command("pretrain", "--out", str(self._data / "models" / MODEL))
+        self._heading(f"Feedback: {NUM_THUMBS:,} thumbs on that model's completions, by simulated raters")
+        self._feedback()
+        self._heading("A frozen snapshot of the labels")
+        snapshot = self._snapshot()
+        self._heading("A KTO run with LoRA on the worker, evaluated at every checkpoint")
+        run_id = self._run(snapshot)
+        self._heading("Before and after")
+        self._before_after(run_id)
+        self._heading("The best checkpoint becomes a version, and production")
+        self._promote(run_id)
+        say(f"Done in {time.monotonic() - started:.0f} s.")
+        self._print_link()
+
+    def _heading(self, text: str) -> None:
+        self._check_stop()
+        self._step += 1
+        say(f"\n{self._step}. {text}")
+
+    def _check_stop(self) -> None:
+        if self._stopping.is_set():
+            raise StoryError("it was stopped.")
+
+    def _wait_for_web(self) -> None:
+        for _ in range(300):
+            self._check_stop()
+            try:
+                if httpx.get(f"{base_url()}/healthz", timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        raise StoryError(
+            f"the web server did not answer within a minute; its log is {self._data / 'logs' / 'web.log'}."
+        )
+
+    def _print_link(self) -> None:
+        with session_scope() as db:
+            token = make_link(db, "sign_in", user=demo_user(db))
+        say(f"\n   KTO Studio: {base_url()}\n   One-time sign-in: {base_url()}/start/{token}")
+
+    def _command(self, *arguments: str) -> None:
+        """Run ``python -m worker.demo …``, showing its lines; it dies with us."""
+        argv = launcher_argv([sys.executable, "-m", "worker.demo", *arguments])
+        self._child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        last: list[str] = []
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            say(f"   {line.rstrip()}")
+            last = [*last[-4:], line.rstrip()]
+        code = self._child.wait()
+        self._child = None
+        self._check_stop()
+        if code != 0:
+            raise StoryError(f"`python -m worker.demo {arguments[0]}` failed: {' / '.join(last)}")
+
+    def _feedback(self) -> None:
+        with session_scope() as db:
+            project = demo_project(db)
+            held = db.scalar(select(func.count()).select_from(Rating).where(Rating.project_id == project.id))
+        if held:
+            say(f"   Kept: {held:,} ratings from an earlier start.")
+            return
+        path = self._data / "demo-feedback.jsonl"
+        self._command(
+            "feedback", "--out", str(path), "--model", str(self._data / "models" / MODEL), "--num", str(NUM_THUMBS)
+        )
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        by_api, unlabelled = rows[:NUM_BY_API], rows[NUM_BY_API : NUM_BY_API + NUM_UNLABELLED]
+        self._push(by_api)
+        for row in unlabelled:
+            del row["label"], row["rater"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows[NUM_BY_API:]), encoding="utf-8")
+        with session_scope() as db, path.open("rb") as stream:
+            result = import_file(db, demo_project(db), stream, filename=path.name, source="import", user=demo_user(db))
+            say(f"   Imported {result.num_created:,} from {path.name}; {result.num_rejected} rejected.")
+            say(f"   {NUM_UNLABELLED} completions wait without a verdict under Annotate.")
+
+    def _push(self, rows: list[dict[str, Any]]) -> None:
+        """As a production app does it: POST with a project key."""
+        with session_scope() as db:
+            _, token = create_key(db, demo_project(db), name="demo-app", scopes=["feedback:write"], user=demo_user(db))
+        answer = httpx.post(
+            f"{base_url()}/api/v1/feedback/batch",
+            json={"items": rows},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+        )
+        if answer.status_code != 200:
+            raise StoryError(f"the API answered {answer.status_code}: {answer.text[:300]}")
+        say(f"   Pushed {len(rows)} thumbs through POST /api/v1/feedback/batch.")
+
+    def _snapshot(self) -> str:
+        with session_scope() as db:
+            snapshot = freeze(db, demo_project(db), demo_user(db))
+            counts = snapshot.counts
+            sides = ", ".join(
+                f"{side} {counts[side]['desirable']} desirable / {counts[side]['undesirable']} undesirable"
+                for side in ("train", "dev", "test")
+            )
+            say(f"   Snapshot {snapshot.content_hash[:8]}: {sides}.")
+            return snapshot.content_hash
+
+    def _run(self, snapshot_hash: str) -> int:
+        with session_scope() as db:
+            project = demo_project(db)
+            snapshot = db.scalars(
+                select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.content_hash == snapshot_hash)
+            ).one()
+            train = snapshot.counts["train"]
+            config = demo_config(str(resolve(MODEL)), train["desirable"], train["undesirable"])
+            run = launch(
+                db, project, demo_user(db), config=config, snapshot=snapshot, launch_key=f"demo-{snapshot_hash[:16]}"
+            )
+            say(f"   {run.name}: {base_url()}/p/{SLUG}/runs/{run.id}")
+            run_id = run.id
+        self._watch(run_id)
+        return run_id
+
+    def _watch(self, run_id: int) -> None:
+        shown = ""
+        for run in self._changes(run_id):
+            metrics = run.summary.get("metrics") or {}
+            words = f"{run.status}, step {run.step} of {run.total_steps}"
+            if "loss" in metrics:
+                words += f", loss {metrics['loss']:.3f}"
+            if "rewards/margins" in metrics:
+                words += f", margin {metrics['rewards/margins']:+.2f}"
+            if words != shown and (run.status in FINAL or run.step % 10 == 0):
+                say(f"   {words}")
+                shown = words
+            if run.status == RunStatus.SUCCEEDED:
+                return
+            if run.status in FINAL:
+                raise StoryError(
+                    f"the run {run.status}: {run.failure_message or run.failure_reason or 'no reason given'}"
+                )
+
+    def _changes(self, run_id: int) -> Iterator[Run]:
+        while True:
+            self._check_stop()
+            with session_scope() as db:
+                run = db.get_one(Run, run_id)
+            yield run
+            time.sleep(0.5)
+
+    def _before_after(self, run_id: int) -> None:
+        with session_scope() as db:
+            best = best_checkpoint(db, db.get_one(Run, run_id))
+            if best is None:
+                raise StoryError("the run has no evaluated checkpoint.")
+            heldout = best.heldout
+            for name in ("accuracy", "auc", "auc_within_prompt", "auc_length"):
+                say(f"   Held-out {name.replace('_', ' '):<18} {interval(heldout[name])}")
+            samples = db.scalars(
+                select(EvaluationSample).where(EvaluationSample.evaluation_id == best.id).order_by(EvaluationSample.id)
+            ).all()
+        for arm, word in (("reference", "before"), ("policy", "after")):
+            styles = [style for row in samples if row.arm == arm and (style := style_of(row.text)) is not None]
+            share = sum(styles) / len(styles) if styles else 0.0
+            say(f"   Desirable share of sampled completions {word}: {share:.0%} of {len(styles)}")
+        first = samples[0]
+        say(f"   Prompt:  {first.prompt[-1]['content']}")
+        for arm, word in (("reference", "Before"), ("policy", "After")):
+            text = next(row.text for row in samples if row.arm == arm and row.prompt_number == first.prompt_number)
+            say(f"   {word + ':':<8} {' '.join(text.split())}")
+
+    def _promote(self, run_id: int) -> None:
+        with session_scope() as db:
+            project, user = demo_project(db), demo_user(db)
+            alias = db.get(Alias, (project.id, "production"))
+            if alias is not None:
+                held = db.get_one(ModelVersion, alias.version_id)
+                say(f"   Kept: version {held.number} is in production.")
+                return
+            best = best_checkpoint(db, db.get_one(Run, run_id))
+            assert best is not None
+            version = make_version(db, project, user, best.checkpoint_id)
+            promote(db, project, user, version, reason="Promoted by the demo.")
+            say(f"   Version {version.number} (step {best.step}): {base_url()}/p/{SLUG}/versions")
+
+
+def interval(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "not enough evidence"
+    words = f"{figure['value']:.3f}"
+    return words if figure["low"] is None else f"{words} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def demo_user(db: Session) -> User:
+    user = db.scalar(select(User).where(User.email == "demo@localhost"))
+    return user or create_user(db, email="demo@localhost", name="Demo Owner", password=None, is_owner=True)
+
+
+def demo_project(db: Session) -> Project:
+    project = db.scalar(select(Project).where(Project.slug == SLUG))
+    return project or create_project(db, name="Demo assistant", slug=SLUG)
+
+
+def demo_config(model: str, num_desirable: int, num_undesirable: int) -> AlignmentConfig:
+    """A learning rate for a model of 1.7M parameters; billions of parameters want the defaults."""
+    weights = advised_weights(num_desirable, num_undesirable)
+    return AlignmentConfig(
+        base_model=model,
+        desirable_weight=weights.desirable,
+        undesirable_weight=weights.undesirable,
+        learning_rate=1e-3,
+        max_steps=60,
+        num_epochs=10,
+        batch_size=32,
+        max_length=256,
+        tokens_per_microbatch=8192,
+        lora=LoraSettings(r=16, alpha=32),
+        evaluation=EvaluationSettings(
+            interval_steps=20, samples_per_prompt=4, prompts_per_category=2, max_new_tokens=64
+        ),
+    )
