@@ -82,17 +82,15 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
         yield number, whole
 
 
-def _check_head(line: bytes) -> bytes:
-    """The first line without its byte order mark. Raises InvalidError for what is plainly no JSON lines."""
+def _check_head(head: bytes) -> None:
+    """Raises InvalidError for what is plainly no JSON lines, by its first bytes."""
     for mark, name in _ENCODINGS:
-        if line.startswith(mark):
+        if head.startswith(mark):
             _refuse(f"The file is {name}.", "Save it as UTF-8.")
-    if b"\x00" in line:
+    if b"\x00" in head:
         _refuse("The file is binary, not text.", f"Needed: UTF-8 text with {_FORM}.")
-    line = line.removeprefix(codecs.BOM_UTF8)
-    if line.lstrip().startswith(b"["):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         _refuse("The file is one JSON array.", "Write one object per line, e.g. `jq -c '.[]' file.json > file.jsonl`.")
-    return line
 
 
 def _decode(line: bytes, number: int) -> str:
@@ -156,8 +154,10 @@ class _Reader:
         numbers: list[int] = []
         items: list[FeedbackItem] = []
         size = 0
+        _check_head(stream.read(4096))
+        stream.seek(0)
         for number, raw in _lines(stream):
-            line = _check_head(raw) if number == 1 and raw is not None else raw
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 and raw is not None else raw
             if line is not None and not line.strip():
                 continue
             self.num_rows += 1
@@ -246,7 +246,7 @@ def _store(
     items: list[FeedbackItem],
     source: str,
 ) -> None:
-    for number, result in zip(numbers, ingest(db, project, items, source, skip_history=True), strict=True):
+    for number, result in zip(numbers, ingest(db, project, items, source, from_file=True), strict=True):
         if result.status == "created":
             entry.num_created += 1
         elif result.status == "updated":

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, any_, literal, select
+from sqlalchemy import ARRAY, Text, any_, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFoundError
+from app.core.errors import NotFoundError, UnavailableError
 from app.core.ids import content_hash
 from app.feedback.messages import conversation_root, messages_text
 from app.feedback.queue_fill import queue_completions
@@ -19,8 +19,10 @@ from app.feedback.ratings import Verdict, rater_key, store_verdicts
 from app.feedback.schemas import FeedbackItem, FeedbackOut, ItemResult
 from app.models import Completion, Project, Prompt, Rating
 
-_TRIES = 4
-_DEADLOCK = "40P01"
+_TRIES = 5
+_WAIT_SECONDS = 3
+_TRY_AGAIN = {"40P01", "55P03"}
+"""Deadlock, lock timeout."""
 
 
 @dataclass(slots=True)
@@ -49,21 +51,25 @@ def _prepare(item: FeedbackItem) -> _Prepared:
 
 
 def ingest(
-    db: Session, project: Project, items: Sequence[FeedbackItem], source: str, *, skip_history: bool = False
+    db: Session, project: Project, items: Sequence[FeedbackItem], source: str, *, from_file: bool = False
 ) -> list[ItemResult]:
     """Store ``items`` (at most some thousand) in one savepoint and say for each what became of it, in order.
 
-    The same item again is unchanged. Two writers that lock the same texts in opposite order are told apart by PostgreSQL's
-    deadlock check: the one that it ends tries again.
+    The same item again is unchanged. ``from_file``: so is a verdict that its rater gave once and changed since, because files
+    are read again. Two writers that lock the same texts in opposite order are told apart by PostgreSQL's deadlock check; only
+    a file holds locks over several calls, so everyone else waits a bounded time, lets go and tries again.
+    Raises UnavailableError when a file that is being imported holds the same texts for too long.
     """
-    for attempt in range(_TRIES):
+    for _ in range(_TRIES):
         try:
             with db.begin_nested():
-                return _ingest(db, project, [_prepare(item) for item in items], source, skip_history=skip_history)
+                if not from_file:
+                    db.execute(select(func.set_config("lock_timeout", f"{_WAIT_SECONDS}s", True)))
+                return _ingest(db, project, [_prepare(item) for item in items], source, skip_history=from_file)
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != _DEADLOCK or attempt == _TRIES - 1:
+            if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
                 raise
-    raise AssertionError("unreachable")
+    raise UnavailableError("The same texts are being written by an import.", remedy="Send the items again in a minute.")
 
 
 def _ingest(

@@ -52,6 +52,8 @@ def field_errors(error: RequestValidationError) -> dict[str, str]:
     """``items.3.label`` -> what is wrong, from pydantic's list; the leading ``body`` is left out."""
     found: dict[str, str] = {}
     for item in error.errors():
+        if item["type"] == "json_invalid":
+            return {"body": f"is no JSON: {item['ctx']['error']} at character {item['loc'][-1] + 1}"}
         place = [str(part) for part in item["loc"] if part != "body"]
         found.setdefault(".".join(place) or "body", item["msg"].removeprefix("Value error, "))
     return found

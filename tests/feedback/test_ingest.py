@@ -145,9 +145,11 @@ def test_two_clients_at_once_leave_one_row_each(committed_db, reverse):
 
     def send(worker: int) -> list[str]:
         mine = items[::-1] if reverse and worker % 2 else items
-        with session_scope() as db:
-            project = db.scalar(select(Project))
-            return [result.status for part in (mine[:30], mine[30:]) for result in ingest(db, project, part, "shop")]
+        seen = []
+        for part in (mine[:30], mine[30:]):
+            with session_scope() as db:
+                seen += statuses(ingest(db, db.scalar(select(Project)), part, "shop"))
+        return seen
 
     with ThreadPoolExecutor(4) as pool:
         seen = [status for result in pool.map(send, range(4)) for status in result]
