@@ -12,20 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from app.accounts.links import make_link
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.keys import create_key
+from app.accounts.links import make_link
 from app.accounts.service import create_project, create_user
 from app.core.db import session_scope
+from app.core.security import hash_token
 from app.datasets.service import freeze
 from app.embedded.child import launcher_argv
-from app.evaluations.queries import best_checkpoint
+from app.evaluations.queries import best_of, evaluations_of
 from app.feedback.importers import import_file
-from app.models import FINAL, Alias, EvaluationSample, ModelVersion, Project, Rating, Run, RunStatus, Snapshot, User
+from app.models import (
+    FINAL,
+    Alias,
+    EvaluationSample,
+    LoginLink,
+    ModelVersion,
+    Project,
+    Rating,
+    Run,
+    RunStatus,
+    Snapshot,
+    User,
+)
 from app.registry.service import make_version, promote
-from app.runs.base_models import resolve
+from app.runs.base_models import find_base_model
 from app.runs.service import launch
 from app.serve import base_url
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings
@@ -53,6 +66,7 @@ class Story:
         self._stopping = threading.Event()
         self._child: subprocess.Popen[str] | None = None
         self._step = 0
+        self._link: str | None = None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -102,9 +116,14 @@ class Story:
         )
 
     def _print_link(self) -> None:
+        """The same link at the start and at the end, as long as nobody has used it."""
         with session_scope() as db:
-            token = make_link(db, "sign_in", user=demo_user(db))
-        say(f"\n   KTO Studio: {base_url()}\n   One-time sign-in: {base_url()}/start/{token}")
+            if self._link is None:
+                self._link = make_link(db, "sign_in", user=demo_user(db))
+            used = db.scalar(select(LoginLink.used_at).where(LoginLink.token_hash == hash_token(self._link)))
+        say(f"\n   KTO Studio: {base_url()}")
+        if used is None:
+            say(f"   One-time sign-in: {base_url()}/start/{self._link}")
 
     def _command(self, *arguments: str) -> None:
         """Run ``python -m worker.demo …``, showing its lines; it dies with us."""
@@ -175,7 +194,7 @@ class Story:
                 select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.content_hash == snapshot_hash)
             ).one()
             train = snapshot.counts["train"]
-            config = demo_config(str(resolve(MODEL)), train["desirable"], train["undesirable"])
+            config = demo_config(find_base_model(MODEL).name, train["desirable"], train["undesirable"])
             run = launch(
                 db, project, demo_user(db), config=config, snapshot=snapshot, launch_key=f"demo-{snapshot_hash[:16]}"
             )
@@ -213,7 +232,7 @@ class Story:
 
     def _before_after(self, run_id: int) -> None:
         with session_scope() as db:
-            best = best_checkpoint(db, db.get_one(Run, run_id))
+            best = best_of(evaluations_of(db, db.get_one(Run, run_id)))
             if best is None:
                 raise StoryError("the run has no evaluated checkpoint.")
             heldout = best.heldout
@@ -240,10 +259,10 @@ class Story:
                 held = db.get_one(ModelVersion, alias.version_id)
                 say(f"   Kept: version {held.number} is in production.")
                 return
-            best = best_checkpoint(db, db.get_one(Run, run_id))
+            best = best_of(evaluations_of(db, db.get_one(Run, run_id)))
             assert best is not None
-            version = make_version(db, project, user, best.checkpoint_id)
-            promote(db, project, user, version, reason="Promoted by the demo.")
+            version = make_version(db, project=project, checkpoint_id=best.checkpoint_id, user=user)
+            promote(db, project=project, number=version.number, user=user, reason="Promoted by the demo.")
             say(f"   Version {version.number} (step {best.step}): {base_url()}/p/{SLUG}/versions")
 
 
