@@ -61,7 +61,7 @@ SessionFactory = sessionmaker(expire_on_commit=False, autoflush=True)
 
 
 def new_session() -> Session:
-    if "bind" not in SessionFactory.kw:
+    if SessionFactory.kw.get("bind") is None:  # sessionmaker itself writes bind=None
         SessionFactory.configure(bind=get_engine())
     return SessionFactory()
 
