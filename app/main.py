@@ -12,6 +12,7 @@ from app.datasets.routes import router as dataset_pages
 from app.evaluations.routes import router as evaluation_pages
 from app.feedback.api import router as feedback_api
 from app.feedback.routes import router as feedback_pages
+from app.home.routes import router as home_pages
 from app.registry.api import router as version_api
 from app.registry.routes import router as version_pages
 from app.settings import get_settings
@@ -27,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     account_pages,
     people_pages,
     dataset_pages,
+    home_pages,
     evaluation_pages,
     version_pages,
     version_api,

@@ -26,7 +26,11 @@ LEADS = frozenset({Role.OWNER, Role.LEAD})
 RATERS = frozenset({Role.OWNER, Role.LEAD, Role.ANNOTATOR})
 OWNERS = frozenset({Role.OWNER})
 
-PERMISSIONS: dict[str, frozenset[Role]] = {
+SIGNED_IN: frozenset[Role | None] = frozenset({*Role, None})
+"""Also people who are in no project yet, or no longer."""
+
+PERMISSIONS: dict[str, frozenset[Role] | frozenset[Role | None]] = {
+    "account.view": SIGNED_IN,
     "project.view": EVERYONE,
     "completion.view": EVERYONE,
     "rating.create": RATERS,
@@ -66,7 +70,7 @@ class Viewer:
         return self.project_or_none
 
     def can(self, permission: str) -> bool:
-        return self.role is not None and self.role in PERMISSIONS[permission]
+        return self.role in PERMISSIONS[permission]
 
 
 async def submitted_csrf(request: Request) -> str:

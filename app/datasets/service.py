@@ -13,7 +13,7 @@ from app.core.storage import artifact_path
 from app.datasets import files
 from app.datasets import freeze as freezing
 from app.datasets.freeze import Frozen
-from app.datasets.readiness import Readiness, readiness
+from app.datasets.readiness import Readiness, readiness, weights_band
 from app.datasets.splits import SIDES
 from app.models import Project, Run, Snapshot, User
 
@@ -30,6 +30,7 @@ __all__ = [
     "snapshot_file",
     "snapshot_folder",
     "verify",
+    "weights_band",
 ]
 
 MIN_PREFIX = 8
