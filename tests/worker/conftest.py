@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from app.core.db import new_session
+from app.core.redis import get_redis
 from app.settings import Settings, get_settings
 from tests.factory import Factory
 from tests.runs.conftest import Bench, make_bench
@@ -40,6 +41,7 @@ def trainer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 @pytest.fixture
 def live(committed_db: Engine, settings: Settings) -> Iterator[Bench]:
     """A bench whose rows are committed: the supervisor has sessions of its own."""
+    get_redis().flushdb()
     session: Any = new_session()
     bench = make_bench(session, Factory(session))
     session.commit()
