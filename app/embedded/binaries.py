@@ -60,16 +60,18 @@ def reachable_postgres(binaries: PostgresBinaries, data: DataDir) -> PostgresBin
     programs = [each.program("postgres") for each in (copy, binaries)]
     if _runs_for(data.guest, copy) and _version([programs[0], "--version"]) == _version([programs[1], "--version"]):
         return copy
-    folder = copy.prefix.parent.parent
-    shutil.rmtree(folder, ignore_errors=True)
+    folder, unfinished = copy.prefix.parent.parent, beside / "unfinished"
+    for old in (folder, unfinished):
+        shutil.rmtree(old, ignore_errors=True)
     # The programs look for their libraries by a path relative to their own: both keep their places in the copy.
     for source in (binaries.prefix, wheel.parent / f"{wheel.name}.libs"):
         if source.exists():
-            target = folder / source.relative_to(wheel.parent)
+            target = unfinished / source.relative_to(wheel.parent)
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("include", "*.a"))
-    for path in (folder, *folder.rglob("*")):
+    for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+    unfinished.rename(folder)
     if not _runs_for(data.guest, copy):
         raise EmbeddedError(
             f"The copy of PostgreSQL in {folder} does not run for the system user {data.guest.name!r}. Install KTO Studio "

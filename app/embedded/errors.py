@@ -17,6 +17,10 @@ _REMEDIES = (
         "database files are incompatible",
         "The data folder was made by another version. Use that version, or another folder.",
     ),
+    (
+        "could not look up effective user ID",
+        "PostgreSQL needs a user that the system knows by name. Start as such a user.",
+    ),
     ("has wrong ownership", "The data folder belongs to another user. Start as that user, or choose another folder."),
     ("Permission denied", "A file in the data folder cannot be read or written. Check who owns the folder."),
     (
@@ -44,13 +48,13 @@ class EmbeddedError(Exception):
     """A bundled service or a supervised process cannot run; the message is for the user."""
 
 
-def log_tail(path: Path, lines: int = 12) -> str:
-    """The last lines of a log file, or a note that it is empty."""
+def log_tail(path: Path, lines: int = 12, *, start: int = 0) -> str:
+    """The last lines of a log file, from the byte `start` on, or a note that there are none."""
     if not path.exists():
         return "(no log)"
     with path.open("rb") as log:
         size = log.seek(0, 2)
-        log.seek(max(0, size - 16_384))
+        log.seek(max(start if start <= size else 0, size - 16_384))
         text = log.read().decode("utf-8", errors="replace")
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from app.embedded.binaries import PostgresBinaries, find_postgres, reachable_postgres
-from app.embedded.errors import EmbeddedError, failed, log_tail
+from app.embedded.errors import EmbeddedError, failed
 from app.embedded.paths import DataDir, private_dir
 from app.embedded.process import Child, wait_until
 from app.embedded.urls import libpq_url, postgres_url
@@ -59,7 +59,7 @@ class Postgres:
         argv = [binaries.program("postgres"), "-D", str(self.cluster), *self._settings()]
         self._child = Child(argv, log=self._log, env={"LC_ALL": "C"}, user=guest, death_signal=signal.SIGINT, cwd="/")
         try:
-            self._wait_until_ready()
+            self._wait_until_ready(self._child)
             self._create_database()
         except BaseException:
             self.stop()
@@ -123,21 +123,21 @@ class Postgres:
             raise failed(f"Cannot create the database in {self._folder}.", finished.stderr[-2000:])
         unfinished.rename(self.cluster)
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, child: Child) -> None:
         """Wait as pg_ctl does, by the status that the server writes: asking by connecting would fill its log."""
         pid_file = self.cluster / "postmaster.pid"
 
         def is_ready() -> bool:
-            if not self.running:
-                raise failed(f"PostgreSQL {self._exit_words()} at its start.", log_tail(self._log), log=self._log)
-            lines = pid_file.read_text().splitlines() if pid_file.exists() else []
+            if not child.running:
+                raise child.failure(f"PostgreSQL {child.exit_words} at its start.")
+            try:
+                lines = pid_file.read_text().splitlines()
+            except FileNotFoundError:  # not yet written, or already removed by a server that ended
+                return False
             return len(lines) > 7 and lines[7].strip() == "ready"
 
         if not wait_until(is_ready, _READY_TIMEOUT_SECONDS):
-            raise failed("PostgreSQL does not become ready.", log_tail(self._log), log=self._log)
-
-    def _exit_words(self) -> str:
-        return self._child.exit_words if self._child is not None else "has not been started"
+            raise child.failure("PostgreSQL does not become ready.")
 
     def _create_database(self) -> None:
         """The application's role (it may create databases, nothing more) and database, if they are not there."""
@@ -160,9 +160,7 @@ class Postgres:
             return psycopg.connect(libpq_url(self._url(_ADMIN, _ADMIN)), autocommit=True, connect_timeout=20)
         except psycopg.OperationalError as error:
             if "password authentication failed" not in str(error):
-                raise failed(
-                    "PostgreSQL cannot be reached.", f"{error}\n{log_tail(self._log)}", log=self._log
-                ) from error
+                raise failed("PostgreSQL cannot be reached.", str(error), log=self._log) from error
             raise EmbeddedError(
                 f"The database in {self.cluster} does not accept the password in {self._data.secrets}. "
                 "Put back the secrets folder that belongs to it, or restore a backup into a new data folder."

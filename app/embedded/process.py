@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from app.embedded.child import launcher_argv
+from app.embedded.errors import EmbeddedError, failed, log_tail
 from app.embedded.users import ServiceUser
 
 _LOG_LIMIT_BYTES = 10_000_000
@@ -33,6 +34,7 @@ class Child:
         self.log = log
         trim_log(log)
         launcher = launcher_argv(argv, death_signal=death_signal, user=(user.uid, user.gid) if user else None)
+        self._log_start = log.stat().st_size if log.exists() else 0
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(
@@ -67,6 +69,10 @@ class Child:
         if code is None:
             return "is running"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    def failure(self, what: str) -> EmbeddedError:
+        """An error that explains itself by the last lines that it wrote, without those of earlier starts."""
+        return failed(what, log_tail(self.log, start=self._log_start), log=self.log)
 
     def stop(self, *, sig: signal.Signals = signal.SIGTERM, grace_seconds: float = 10.0) -> None:
         """Ask it to end, wait, then kill its whole process group. Nothing happens when it has ended."""

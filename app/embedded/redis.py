@@ -5,7 +5,6 @@ from pathlib import Path
 import redis
 
 from app.embedded.binaries import find_redis
-from app.embedded.errors import failed, log_tail
 from app.embedded.paths import DataDir, private_dir
 from app.embedded.process import Child, wait_until
 from app.embedded.urls import redis_socket_url
@@ -41,12 +40,12 @@ class Redis:
             "daemonize": "no",
         }
         argv = [find_redis(), *(word for name, value in settings.items() for word in (f"--{name}", value))]
-        self._child = Child(argv, log=self._log, cwd="/")
+        self._child = child = Child(argv, log=self._log, cwd="/")
         url = redis_socket_url(str(socket))
 
         def answers() -> bool:
-            if not self.running:
-                raise failed(f"Redis {self._exit_words()} at its start.", log_tail(self._log), log=self._log)
+            if not child.running:
+                raise child.failure(f"Redis {child.exit_words} at its start.")
             try:
                 with redis.Redis.from_url(url) as client:
                     return bool(client.ping())
@@ -55,7 +54,7 @@ class Redis:
 
         try:
             if not wait_until(answers, _READY_TIMEOUT_SECONDS):
-                raise failed("Redis does not answer.", log_tail(self._log), log=self._log)
+                raise child.failure("Redis does not answer.")
         except BaseException:
             self.stop()
             raise
@@ -64,9 +63,6 @@ class Redis:
     def stop(self) -> None:
         if self._child is not None:
             self._child.stop(grace_seconds=5.0)
-
-    def _exit_words(self) -> str:
-        return self._child.exit_words if self._child is not None else "has not been started"
 
 
 def redis_socket(data: DataDir) -> Path:
