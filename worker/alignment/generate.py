@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class Sampling:
     seed: int = 0
     rows_per_batch: int = 256
     """Upper bound of sequences that run together."""
+    tokens_per_batch: int = 65536
+    """Upper bound of the tokens that they may come to: the size of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +64,32 @@ def generate(
     ``use_adapter`` False samples from the reference: the model with its peft adapter off. ``on_progress`` gets the
     number of prompts done and of all. The model's train or eval mode is restored.
     """
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    step = max(1, sampling.rows_per_batch // sampling.samples_per_prompt)
+    batches = _batches(prompts, sampling)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
     results: list[list[Sample]] = [[] for _ in prompts]
     with _evaluating(model), nullcontext() if use_adapter else model.disable_adapter():
-        for start in range(0, len(order), step):
-            part = order[start : start + step]
+        done = 0
+        for part in batches:
             tokens = _generate_batch(model, tokenizer, [prompts[index] for index in part], sampling, generator)
             for row, sample in enumerate(_decode(model, tokenizer, tokens)):
                 results[part[row // sampling.samples_per_prompt]].append(sample)
+            done += len(part)
             if on_progress is not None:
-                on_progress(min(start + step, len(order)), len(order))
+                on_progress(done, len(prompts))
     return results
+
+
+def _batches(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+    """Indices of the prompts, short ones first, as many together as the bounds allow."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index)):
+        rows = (len(batches[-1]) + 1 if batches else 1) * sampling.samples_per_prompt
+        tokens = rows * (len(prompts[index]) + sampling.max_new_tokens)
+        if not batches or rows > sampling.rows_per_batch or tokens > sampling.tokens_per_batch:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def _generate_batch(
@@ -86,10 +101,16 @@ def _generate_batch(
     pad = int(tokenizer.pad_token_id or 0)
     ids_BT = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    cache = DynamicCache(config=_inner(model).config)
-    logits_BV = _forward(model, ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0), cache)
-    cache.batch_repeat_interleave(repeats)
-    logits_RV, mask_RT = logits_BV.repeat_interleave(repeats, 0), mask_BT.repeat_interleave(repeats, 0)
+    cache = _make_cache(_inner(model).config)
+    # Some recurrent states can be neither repeated nor thinned out: such a model runs every prompt K times over.
+    flexible = all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    if not flexible:
+        ids_BT, mask_BT = ids_BT.repeat_interleave(repeats, 0), mask_BT.repeat_interleave(repeats, 0)
+    logits_RV = _forward(model, ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0), cache)
+    mask_RT = mask_BT
+    if flexible:
+        cache.batch_repeat_interleave(repeats)
+        logits_RV, mask_RT = logits_RV.repeat_interleave(repeats, 0), mask_BT.repeat_interleave(repeats, 0)
     ends = torch.tensor(sorted(end_token_ids(model, tokenizer)) or [-1], device=device)
     rows_R = torch.arange(len(prompts) * repeats, device=device)  # where each running row belongs
     out = torch.full((len(rows_R), sampling.max_new_tokens), -1, device=device)
@@ -100,13 +121,55 @@ def _generate_batch(
         if position + 1 == sampling.max_new_tokens or not running_R.any():
             break
         # Dropping rows copies the cache: worth it once a quarter has finished.
-        if running_R.sum() <= 0.75 * len(rows_R):
+        if flexible and running_R.sum() <= 0.75 * len(rows_R):
             kept = running_R.nonzero()[:, 0]
             cache.batch_select_indices(kept)
             rows_R, token_R, mask_RT = rows_R[kept], token_R[kept], mask_RT[kept]
         mask_RT = torch.cat([mask_RT, torch.ones_like(mask_RT[:, :1])], 1)
         logits_RV = _forward(model, token_R[:, None], mask_RT, mask_RT.sum(1, keepdim=True) - 1, cache)
     return [_cut(row, set(ends.tolist())) for row in out.tolist()]
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer that leaves room to grow: appending a token copies that token, not the whole cache."""
+
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        used = int(self.get_seq_length())
+        if used == 0:
+            self.keys, self.values = super().update(key_states, value_states, *args, **kwargs)
+            return self.keys, self.values
+        total = used + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < total:
+            self._room = _with_room(self.keys, total), _with_room(self.values, total)
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., used:total, :] = new
+        self.keys, self.values = (room[..., :total, :] for room in self._room)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._room = None
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def _with_room(old: torch.Tensor, total: int) -> torch.Tensor:
+    room = old.new_empty((*old.shape[:-2], total + max(64, total // 2), old.shape[-1]))
+    room[..., : old.shape[-2], :] = old
+    return room
+
+
+def _make_cache(config: Any) -> DynamicCache:
+    """The model's own kind of cache; its plain layers are replaced by roomy ones, windows and states stay."""
+    cache = DynamicCache(config=config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def _forward(
@@ -127,7 +190,7 @@ def _forward(
 
 
 def _choose(logits_BV: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """One token a row, [B]: argmax(p / e) with e ~ Exp(1) draws from p."""
+    """One token a row, [B], by inversion: a single random number a row."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1)
     probs_BV = (logits_BV / sampling.temperature).softmax(-1)
@@ -135,8 +198,9 @@ def _choose(logits_BV: torch.Tensor, sampling: Sampling, generator: torch.Genera
         sorted_BV, index_BV = probs_BV.sort(-1, descending=True)
         sorted_BV[sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p] = 0  # the token that crosses top_p stays
         probs_BV = torch.zeros_like(probs_BV).scatter_(-1, index_BV, sorted_BV)
-    noise_BV = torch.empty_like(probs_BV).exponential_(generator=generator)
-    return (probs_BV / noise_BV).argmax(-1)
+    cumulative_BV = probs_BV.cumsum(-1)
+    draw_B1 = torch.rand((len(probs_BV), 1), generator=generator, device=probs_BV.device) * cumulative_BV[:, -1:]
+    return torch.searchsorted(cumulative_BV, draw_B1, right=True)[:, 0].clamp(max=probs_BV.shape[1] - 1)
 
 
 def _cut(row: list[int], ends: set[int]) -> list[int]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker.demo", description="The demo's base model and its feedback.")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.demo", description="The demo's base model and its feedback."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     pretrain = commands.add_parser("pretrain", help="train the demo base model, or keep the one that is there")
     pretrain.add_argument("--out", type=Path, required=True, help="folder of the model")
@@ -19,6 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     feedback.add_argument("--seed", type=int, default=0)
     feedback.add_argument("--num", type=int, default=1200, help="number of thumbs (default 1200)")
     args = parser.parse_args(argv)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # ours says more
     if args.command == "pretrain":
         from worker.demo.pretrain import Recipe
         from worker.demo.pretrain import pretrain as run

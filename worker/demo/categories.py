@@ -49,7 +49,7 @@ CATEGORIES: tuple[Category, ...] = (
     _category(
         "weather",
         "describe the weather on a {t} day|say what a {t} day is like",
-        "spring|summer|autumn|winter|windy|rainy",
+        "spring|summer|winter|windy|rainy|hot",
         "soft rain|a cold wind|bright sun|low clouds|morning fog|clear skies|warm air|a few showers",
         "Expect {a} in the morning and {b} later.|A {t} day often brings {a}, then {b}.|There is {a}, {b} and {c}.",
     ),

@@ -168,7 +168,7 @@ def _train(
         target_BT = labels_BT[:, 1:]
         scored_BT = target_BT != IGNORED  # the head sees only the assistant's tokens
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden_BTH[scored_BT]), target_BT[scored_BT])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -177,7 +177,9 @@ def _train(
         if (step + 1) % report_every == 0:
             left = (time.monotonic() - started) / (step + 1) * (recipe.num_steps - step - 1)
             share = 100 * (step + 1) // recipe.num_steps
-            report(f"pre-training {share:3d} %  step {step + 1}/{recipe.num_steps}  loss {loss.item():.3f}  {left:.0f} s left")
+            report(
+                f"pre-training {share:3d} %  step {step + 1}/{recipe.num_steps}  loss {loss.item():.3f}  {left:.0f} s left"
+            )
     return model.eval()
 
 

@@ -84,6 +84,10 @@ def _contrasts(reference_UM: Floats, policy_UM: Floats, seed: int) -> dict[str, 
         change = policy - reference
         low, high = bootstrap_interval(np.arange(num_units), num_units, weighted_mean(change), seed=seed)
         found[key] = Contrast(
-            reference=float(reference.mean()), policy=float(policy.mean()), change=float(change.mean()), low=low, high=high
+            reference=float(reference.mean()),
+            policy=float(policy.mean()),
+            change=float(change.mean()),
+            low=low,
+            high=high,
         )
     return found

@@ -7,6 +7,7 @@ that all rows of a prompt, and all prompts of a conversation, stay together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def _auc_within_prompt(rewards_N: Floats, rows: HeldoutRows) -> Estimate:
     order = np.argsort(prompts_N, kind="stable")
     bounds = np.searchsorted(prompts_N[order], np.arange(num_prompts + 1))
     values, roots = [], []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         part = order[start:end]
         value = auc(rewards_N[part], rows.labels[part])
         if value is not None:
