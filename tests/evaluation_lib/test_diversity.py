@@ -29,7 +29,7 @@ def test_words() -> None:
 
 
 def test_rouge_l_by_hand_and_against_the_table() -> None:
-    assert texts.rouge_l("a b c d".split(), "a x c".split()) == pytest.approx(4 / 7)
+    assert texts.rouge_l(["a", "b", "c", "d"], ["a", "x", "c"]) == pytest.approx(4 / 7)
     assert texts.rouge_l([], []) == 1.0
     assert texts.rouge_l([], ["a"]) == 0.0
     rng = random.Random(0)
@@ -43,7 +43,7 @@ def test_rouge_l_by_hand_and_against_the_table() -> None:
 def test_distinct_k_joins_the_first_class_that_says_the_same() -> None:
     assert texts.distinct_k([["red"], ["red"], ["blue"], ["green"]]) == 3
     assert texts.distinct_k([["red", "or", "blue"], ["blue", "and", "red"]]) == 1  # 2 of 3 words
-    long = "one two three four five six seven eight nine ten".split()
+    long = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     assert texts.says_the_same(long, long[:5] + list("vwxyz"))  # F = 0.5
     assert not texts.says_the_same(long, long[:4] + list("uvwxyz"))  # F = 0.4
     assert texts.distinct_k([[], []]) == 1

@@ -110,7 +110,9 @@ def test_the_interval_widens_with_clusters_and_covers() -> None:
         low, high = bootstrap_interval(clusters, 60, weighted_mean(values), seed=seed, num_resamples=400)
         row_low, row_high = bootstrap_interval(np.arange(300), 300, weighted_mean(values), seed=seed, num_resamples=400)
         assert low is not None
+        assert high is not None
         assert row_low is not None
+        assert row_high is not None
         covered += low <= 0 <= high
         widths.append(high - low)
         row_widths.append(row_high - row_low)
@@ -123,6 +125,7 @@ def test_below_thirty_clusters_there_is_no_interval() -> None:
     assert bootstrap_interval(np.arange(29), 29, weighted_mean(values)) == (None, None)
     low, high = bootstrap_interval(np.arange(30), 30, weighted_mean(np.arange(30.0)))
     assert low is not None
+    assert high is not None
     assert low < 14.5 < high
 
 

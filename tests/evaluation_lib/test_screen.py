@@ -11,8 +11,8 @@ import torch
 
 from tests.evaluation_lib.support import tiny_model, tiny_tokenizer, with_adapter
 from worker.alignment.config import EvaluationSettings
-from worker.alignment.evaluation import screen as module
 from worker.alignment.evaluation.screen import HeldoutRows, PromptCase, screen, select_prompts
+from worker.alignment.generate import generate
 
 SETTINGS = EvaluationSettings(samples_per_prompt=3, prompts_per_category=2, max_categories=40, max_new_tokens=12)
 
@@ -46,13 +46,13 @@ def heldout() -> HeldoutRows:
 def draws(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Which arm every real call of ``generate`` sampled: True = policy."""
     seen: list[bool] = []
-    real: Callable[..., Any] = module.generate
+    real: Callable[..., Any] = generate
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         seen.append(kwargs.get("use_adapter", True))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "generate", counted)
+    monkeypatch.setattr("worker.alignment.evaluation.screen.generate", counted)
     return seen
 
 
