@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.core.db import session_scope
+from app.registry.export_leases import requeue_stale_exports
 from app.runs import reaping
 from worker.celery_app import app
 
@@ -16,3 +17,5 @@ def reap() -> None:
     with session_scope() as db:
         reaping.ring_queued(db)
         reaping.forget_workers(db)
+    with session_scope() as db:
+        requeue_stale_exports(db)
