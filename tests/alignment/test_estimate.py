@@ -46,7 +46,7 @@ def test_parts_move_with_what_they_depend_on() -> None:
     cpu = estimate_run(LLAMA_8B, tiny.config(), DATA, device="cpu", num_cores=2)
     assert small.weights_bytes == pytest.approx(16.06e9, rel=0.01)
     assert cpu.weights_bytes == 2 * small.weights_bytes
-    assert large.activation_bytes == 4 * small.activation_bytes
+    assert large.activation_bytes == pytest.approx(4 * small.activation_bytes)
     assert wide.adapter_bytes == 16 * small.adapter_bytes  # rank 64 against 4
     assert 0 < small.seconds_low < small.seconds_high
     assert cpu.seconds_low > small.seconds_high

@@ -91,6 +91,30 @@ def test_step_equals_the_naive_float64_witness(tmp_path: Path, architecture: str
     assert ours.bad_ids == []
 
 
+def test_step_equals_the_witness_with_z0_above_zero(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, "llama")
+    rows = rows_of(tmp_path, policy)
+    policy.model.double()
+    policy.dtype = torch.float64
+    split = scored(tmp_path, policy, rows)
+    disturb(policy, 0.05)
+    for _ in range(3):  # make every mismatched completion likelier than under the reference
+        policy.model.zero_grad()
+        (-policy.logps(split.kl_pairs).sum()).backward()  # type: ignore[no-untyped-call]
+        for parameter in policy.parameters():
+            assert parameter.grad is not None
+            parameter.data -= 0.02 * parameter.grad / parameter.grad.norm()
+    ours, grads = step(policy, split)
+    policy.lm.set_attn_implementation("eager")
+    theirs = naive.kto_step(
+        policy.model, [row.pair for row in rows], [row.label for row in rows], split.kl_pairs, 0.1, (1.0, 1.0)
+    )
+    assert float(theirs.z0) > 0.1
+    assert float(ours.kl.clamped) == pytest.approx(float(theirs.z0), rel=1e-5)
+    assert ours.loss == pytest.approx(float(theirs.loss), rel=1e-6)
+    assert relative(grads, theirs.grads) < 1e-5
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_float32_stays_close_to_the_witness(tmp_path: Path, architecture: str) -> None:
     policy = policy_of(tmp_path, architecture)

@@ -19,8 +19,10 @@ RATES: dict[DeviceKind, tuple[float, float]] = {"cpu": (8e9, 50e9), "cuda": (40e
 """Floating-point operations per second, slow to fast: per core in float32, per GPU in bfloat16."""
 PROCESS_BYTES: dict[DeviceKind, int] = {"cpu": 600 << 20, "cuda": 1 << 30}
 """What importing the libraries (CPU) or the CUDA context and kernels' workspaces take."""
-HEAD_CHUNK_BYTES: dict[DeviceKind, int] = {"cpu": 3 * (64 << 20), "cuda": 3 << 30}
-"""Chunks of logits alive at once in the frozen head: logits, probabilities, their product."""
+HEAD_CHUNK_BYTES: dict[DeviceKind, int] = {"cpu": 64 << 20, "cuda": 1 << 30}
+"""One chunk of float32 logits in the frozen head; three are alive at once: logits, probabilities, a temporary."""
+SLACK = 1.3
+"""Measured on CPU over counted activations: temporaries of the backward pass and what the allocator holds back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,11 +156,9 @@ def estimate_run(
     half = config.precision == "bfloat16" or (config.precision == "auto" and device == "cuda")
     width = 2 if half else 4
     longest = min(data.longest_row, config.max_length)
-    tokens = min(
-        max(config.tokens_per_microbatch, longest), max(1, data.num_tokens * config.batch_size // max(1, data.num_rows))
-    )
-    tokens = max(tokens, longest)
-    completion_share = data.num_completion_tokens / max(1, data.num_tokens)
+    tokens_per_step = data.num_tokens * config.batch_size // max(1, data.num_rows)
+    tokens = max(longest, min(config.tokens_per_microbatch, tokens_per_step))
+    completions = max(64, round(tokens * data.num_completion_tokens / max(1, data.num_tokens)))
     steps = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(data.num_rows / config.batch_size)))
     work = _flops(size, shape, data, steps=steps, batch_size=config.batch_size)
     low, high = RATES[device]
@@ -166,8 +166,9 @@ def estimate_run(
     return RunEstimate(
         weights_bytes=size.num_parameters * width,
         adapter_bytes=size.num_lora_parameters * 16,
-        activation_bytes=tokens * shape.layers * _kept_per_token(shape, width, config.lora.r),
-        head_bytes=HEAD_CHUNK_BYTES[device] + round(2 * tokens * completion_share) * shape.hidden * width,
+        activation_bytes=round(SLACK * tokens * shape.layers * _kept_per_token(shape, width, config.lora.r)),
+        head_bytes=3 * min(HEAD_CHUNK_BYTES[device], completions * shape.vocab * 4)
+        + 2 * completions * shape.hidden * width,
         overhead_bytes=PROCESS_BYTES[device],
         seconds_low=work / (high * scale),
         seconds_high=work / (low * scale),

@@ -166,37 +166,37 @@ def end_token_ids(folder: Path) -> list[int]:
 
 
 def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
-    """Settle ``policy.path`` on the rows given; a sentence where the fast path had to be left, else None.
+    """Settle ``policy.path`` and ``policy.backend`` on the rows given; a sentence where the wished way had to be left.
 
-    Each path is compared with one-row runs through the model's own forward and logits, adapters as they stand. Give
-    rows of several lengths, and one above a sliding window where the data has one.
+    Each way is compared with one-row runs through the model's own forward and logits, adapters as they stand. Give rows
+    of several lengths, and one above a sliding window where the data has one.
     """
     pairs = [pair for pair in pairs if len(pair.prompt_ids) + len(pair.completion_ids) <= MAX_PROBE_TOKENS]
     if not pairs:
         return None
+    ways: list[tuple[ScoringPath, Backend | None]] = [(policy.path, policy.backend)]
+    if policy.backend in {"flash", "varlen"}:
+        ways.append(("packed", "sdpa"))
+    if policy.path == "packed":
+        ways.append(("padded", None))
     with torch.no_grad():
         own_B = torch.cat([padded_logps(policy.lm, None, [pair], policy.device) for pair in pairs])
         num_tokens_B = torch.tensor([len(pair.completion_ids) for pair in pairs], device=policy.device)
         allowed_B = tolerance(policy.dtype, own_B, num_tokens_B)
-        worst: dict[ScoringPath, float] = {}
-        paths: tuple[ScoringPath, ...] = ("packed", "padded") if policy.path == "packed" else ("padded",)
-        for path in paths:
-            if policy.head is None:
-                break
-            policy.path = path
+        left: list[str] = []
+        for path, backend in ways if policy.head is not None else []:
+            policy.path, policy.backend = path, backend
+            words = policy.attention_words
             try:
                 difference_B = (policy.logps(pairs) - own_B).abs()
-            except (TypeError, ValueError, RuntimeError):  # a model that cannot take packed inputs at all
-                if path == "packed":
-                    continue
+            except torch.OutOfMemoryError:
                 raise
-            worst[path] = float(difference_B.max())
+            except (TypeError, ValueError, RuntimeError) as error:  # a model or a kernel that cannot take packed rows
+                left.append(f"{words} cannot be used with this model ({str(error).splitlines()[0]})")
+                continue
             if bool((difference_B <= allowed_B).all()):
-                return _left_packed(worst) if path == "padded" and "packed" in paths else None
-        policy.path = "dense"
-        return "The model's head is not one frozen linear layer, or differs from the model's own logits: using the dense, padded path."
-
-
-def _left_packed(worst: dict[ScoringPath, float]) -> str:
-    reason = f"differ by up to {worst['packed']:.3g} nats" if "packed" in worst else "cannot be computed"
-    return f"Packed log-probs {reason} from one-row runs of this model: using the padded path."
+                return f"{'; '.join(left)}. Using {policy.attention_words}." if left else None
+            left.append(f"{words} is off by up to {float(difference_B.max()):.3g} nats from one-row runs of this model")
+    policy.path, policy.backend = "dense", None
+    reason = "; ".join(left) or "The head is not one frozen linear layer"
+    return f"{reason}. Using {policy.attention_words}."
