@@ -135,7 +135,7 @@ class Require:
         slug = request.path_params.get("slug")
         if slug is None:
             return Viewer(login.user, None, global_role(db, login.user))
-        project = db.scalar(select(Project).where(Project.slug == slug))
+        project = db.scalar(select(Project).where(Project.slug == slug)) if slug.isprintable() else None
         role = membership_role(db, login.user, project) if project else None
         if project is None or role is None:
             raise NotFoundError("There is no such project, or you are not a member of it.")

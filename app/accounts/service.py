@@ -25,14 +25,14 @@ _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 def clean_email(email: str) -> str:
     """Lower case. Raises InvalidError where it is no address."""
     cleaned = email.strip().lower()
-    if len(cleaned) > 254 or not _EMAIL.fullmatch(cleaned):
+    if len(cleaned) > 254 or not cleaned.isprintable() or not _EMAIL.fullmatch(cleaned):
         raise InvalidError("The e-mail address does not fit.", fields={"email": "Write it like name@example.org."})
     return cleaned
 
 
 def clean_name(name: str) -> str:
     cleaned = " ".join(name.split())
-    if not cleaned or len(cleaned) > MAX_NAME:
+    if not cleaned or len(cleaned) > MAX_NAME or not cleaned.isprintable():
         raise InvalidError("The name does not fit.", fields={"name": f"Write 1 to {MAX_NAME} characters."})
     return cleaned
 
@@ -51,7 +51,9 @@ def check_password(password: str, confirm: str | None = None) -> None:
 
 
 def find_user(db: Session, email: str) -> User | None:
-    return db.scalar(select(User).where(User.email == email.strip().lower()))
+    """None also for what can be no address: PostgreSQL takes no NUL."""
+    address = email.strip().lower()
+    return db.scalar(select(User).where(User.email == address)) if address.isprintable() else None
 
 
 def create_user(db: Session, email: str, name: str, password: str | None = None, is_owner: bool = False) -> User:

@@ -69,4 +69,4 @@ def csrf_token(session_hash: str) -> str:
 
 
 def csrf_valid(session_hash: str, token: str) -> bool:
-    return hmac.compare_digest(csrf_token(session_hash), token)
+    return hmac.compare_digest(csrf_token(session_hash).encode(), token.encode())
