@@ -15,6 +15,9 @@ from app.feedback.routes import router as feedback_pages
 from app.home.routes import router as home_pages
 from app.registry.api import router as version_api
 from app.registry.routes import router as version_pages
+from app.runs.events import router as run_events
+from app.runs.routes import router as run_pages
+from app.runs.routes import worker_router as worker_pages
 from app.settings import get_settings
 from app.web import errors
 from app.web.health import router as health_pages
@@ -30,6 +33,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_pages,
     home_pages,
     evaluation_pages,
+    run_pages,
+    run_events,
+    worker_pages,
     version_pages,
     version_api,
     health_pages,

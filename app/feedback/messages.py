@@ -125,6 +125,11 @@ def messages_text(messages: list[dict[str, Any]]) -> str:
     return "\n\n".join(piece for piece in pieces if piece)
 
 
+def shown_turns(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Role and text of each message, for pages."""
+    return [(message["role"], messages_text([message])) for message in messages]
+
+
 def _check_list(messages: list[Any], place: str) -> list[dict[str, Any]]:
     if not 1 <= len(messages) <= _MAX_MESSAGES:
         raise ValueError(f"{place}: 1 to {_MAX_MESSAGES:,} messages, not {len(messages):,}")

@@ -88,6 +88,11 @@ def _claim(db: Session, queue: AnnotationQueue, user: User) -> bool:
     return claimed.first() is not None
 
 
+def any_free(db: Session, queue: AnnotationQueue, user: User) -> bool:
+    """Whether there is a slot that the person could claim now."""
+    return db.scalar(_free_slots(queue, user).limit(1)) is not None
+
+
 def _free_slots(queue: AnnotationQueue, user: User) -> Select[int]:
     """Open slots of the queue that this person may take: no second one of a completion, none they have rated."""
     now = utcnow()
