@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,11 @@ def model_card(project: Project, version: ModelVersion, evaluation: Evaluation |
         _caveats(evaluation),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def under_heading(card: str) -> str:
+    """The card on a page that has the title already: without its own, and one level up."""
+    return re.sub(r"(?m)^#(#+ )", r"\1", card.partition("\n")[2])
 
 
 def code(value: object) -> str:

@@ -13,7 +13,7 @@ from app.core.errors import InvalidError
 from app.core.pagination import int_cursor
 from app.models import ModelVersion
 from app.registry import service
-from app.registry.card import front_matter, model_card
+from app.registry.card import front_matter, model_card, under_heading
 from app.registry.exports import KINDS, OPEN, exports_of, open_archive, request_export
 from app.registry.gates import failed, gates_of, summary_of
 from app.web.htmx import is_htmx, redirect
@@ -87,7 +87,9 @@ def download(viewer: CanExport, db: Db, number: int, kind: str) -> Response:
 @router.get("/{number:int}/card")
 def card(request: Request, viewer: CanView, db: Db, number: int) -> Response:
     version = service.find_version(db, viewer.project.id, number)
-    return render(request, "registry/card.html", {"version": version, "text": _card(db, viewer, version)})
+    return render(
+        request, "registry/card.html", {"version": version, "text": under_heading(_card(db, viewer, version))}
+    )
 
 
 @router.get("/{number:int}/card.md")

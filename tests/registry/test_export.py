@@ -43,8 +43,7 @@ def shop(committed_db: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         run = run_in(factory, project, config={"base_model": str(tmp_path / "models" / "tiny"), "max_length": 128})
         checkpoint = checkpoint_of(factory, run)
         make_version(db, project=project, checkpoint_id=checkpoint.id, user=None)
-        project_id = project.id
-    return project_id
+        return project.id
 
 
 def ask(project_id: int, kind: str) -> int:
