@@ -10,7 +10,7 @@ from typing import Any
 
 
 def list_devices() -> list[dict[str, Any]]:
-    """[{"name", "kind": "cpu" | "cuda", "memory_bytes"}]: the GPUs, or the CPU where there is none."""
+    """[{"name", "kind": "cpu" | "cuda", "memory_bytes", "num_cores" (CPU)}]: the GPUs, or the CPU where there is none."""
     return cuda_devices() or [cpu_device()]
 
 
@@ -41,7 +41,7 @@ def parse_nvidia_smi(answer: str) -> list[dict[str, Any]]:
 def cpu_device() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"name": f"{_cpu_name()}, {cores} cores", "kind": "cpu", "memory_bytes": memory}
+    return {"name": f"{_cpu_name()}, {cores} cores", "kind": "cpu", "memory_bytes": memory, "num_cores": cores}
 
 
 def _cpu_name() -> str:

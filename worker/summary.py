@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.models import Run
+from app.runs.curves import held_out_auc
 from worker.alignment.events import Event
 
 SPARK_POINTS = 40
@@ -46,7 +47,7 @@ def _add_spark(summary: dict[str, Any], event: Event) -> None:
 
 def _note_best(summary: dict[str, Any], data: dict[str, Any]) -> None:
     """The checkpoint with the highest held-out AUC on the dev split; the first of equals."""
-    auc = data["heldout"]["auc"]
+    auc = held_out_auc(data["heldout"])
     best = summary.get("best")
     if auc["value"] is not None and (best is None or auc["value"] > best["auc"]):
         summary["best"] = {"step": data["step"], "auc": auc["value"], "low": auc["low"], "high": auc["high"]}

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -19,16 +19,17 @@ from app.core.storage import artifact_path, artifacts_root
 from app.models import Snapshot, Worker
 from app.runs.base_models import BaseModel
 from worker.alignment.config import AlignmentConfig
+from worker.alignment.estimate import DataSize, DeviceKind, RunEstimate, estimate_run
 from worker.alignment.weights import HIGH, LOW, ClassWeights, advised_weights, weight_ratio, within_advice
 
 SMALL_CLASS = 50
 """Fewer labels of a class than this give evaluations that cannot tell much."""
 USUAL_LEARNING_RATE = (5e-7, 1e-3)
 """The paper's 5e-7 … 5e-6 is for full fine-tuning; LoRA is trained with 10 to 100 times that."""
-CHARACTERS_PER_TOKEN = 4
 SAMPLED_ROWS = 5000
 MIN_FREE_BYTES, LOW_FREE_BYTES = 256 * 2**20, 2 * 2**30
 HEARD_SECONDS = 30
+MEMORY_LIMIT = 0.92
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,23 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What the run will probably run on: the first device of the first worker that was heard of."""
+
+    name: str
+    kind: DeviceKind
+    memory_bytes: int
+    num_cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding]
     advised: ClassWeights
     num_steps: int = 0
+    estimate: RunEstimate | None = None
+    """None where the model's shape is unknown here: a hub id."""
+    device: Device | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -61,8 +75,25 @@ class SnapshotFacts:
     """Read once from the files of an immutable snapshot."""
 
     dev_prompts_with_both: int
-    estimated_tokens: tuple[int, ...]
-    """Prompt and completion together, of up to SAMPLED_ROWS training rows; characters / 4."""
+    characters: tuple[int, ...]
+    """Prompt and completion together, of up to SAMPLED_ROWS training rows."""
+    completion_characters: int
+    """Of the same rows, in all."""
+
+    def data_size(self, num_rows: int) -> DataSize:
+        """Scaled from the sampled rows to all ``num_rows``."""
+        scale = num_rows / max(len(self.characters), 1)
+        return DataSize.from_characters(
+            num_rows=num_rows,
+            characters=round(sum(self.characters) * scale),
+            completion_characters=round(self.completion_characters * scale),
+            longest=max(self.characters, default=0),
+        )
+
+    def share_over(self, max_length: int) -> float:
+        """Share of rows that are probably longer than ``max_length`` tokens."""
+        over = sum(_tokens(length) > max_length for length in self.characters)
+        return over / max(len(self.characters), 1)
 
 
 def train_counts(snapshot: Snapshot) -> tuple[int, int]:
@@ -77,7 +108,7 @@ def advised(snapshot: Snapshot) -> ClassWeights:
 
 def steps_of(config: AlignmentConfig, num_rows: int) -> int:
     per_epoch = max(1, math.ceil(num_rows / config.batch_size))
-    return config.max_steps or max(1, round(per_epoch * config.num_epochs))
+    return config.max_steps or max(1, math.ceil(per_epoch * config.num_epochs))
 
 
 def check(db: Session, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> Preflight:
@@ -89,19 +120,44 @@ def check(db: Session, snapshot: Snapshot, model: BaseModel, config: AlignmentCo
         )
         return Preflight(findings=[missing], advised=advised(snapshot))
     facts = snapshot_facts(str(folder))
+    device = likely_device(db)
+    estimate = estimate_of(model, config, facts.data_size(sum(train_counts(snapshot))), device)
     findings = [
         *_about_model(model),
         *_about_data(snapshot, facts, config),
         *_about_weights(snapshot, config),
         *_about_length(facts, model, config),
         *_about_optimiser(config),
+        *_about_memory(estimate, device),
         *_about_disk(),
-        *_about_workers(db),
+        *_about_workers(device),
     ]
     order = {"error": 0, "warning": 1, "ok": 2}
     findings.sort(key=lambda finding: order[finding.level])
     steps = steps_of(config, sum(train_counts(snapshot)))
-    return Preflight(findings=findings, advised=advised(snapshot), num_steps=steps)
+    return Preflight(findings=findings, advised=advised(snapshot), num_steps=steps, estimate=estimate, device=device)
+
+
+def likely_device(db: Session) -> Device | None:
+    for worker in workers_heard(db):
+        for found in worker.devices:
+            return Device(
+                name=found["name"],
+                kind="cuda" if found["kind"] == "cuda" else "cpu",
+                memory_bytes=found["memory_bytes"],
+                num_cores=found.get("num_cores", 1),
+            )
+    return None
+
+
+def estimate_of(model: BaseModel, config: AlignmentConfig, size: DataSize, device: Device | None) -> RunEstimate | None:
+    if model.config is None:
+        return None
+    kind: DeviceKind = device.kind if device else "cpu"
+    try:
+        return estimate_run(model.config, config, size, device=kind, num_cores=device.num_cores if device else 1)
+    except ValueError:  # a shape that the estimate does not know: the run itself may still know it
+        return None
 
 
 def _about_model(model: BaseModel) -> list[Finding]:
@@ -159,9 +215,8 @@ def _about_length(facts: SnapshotFacts, model: BaseModel, config: AlignmentConfi
         text = f"The longest row may have {config.max_length:,} tokens, but the model reads {model.context_length:,}."
         remedy = f"Set the limit to {model.context_length:,} or less."
         found.append(Finding(level="error", code="over_context", text=text, remedy=remedy, field="max_length"))
-    over = sum(tokens > config.max_length for tokens in facts.estimated_tokens)
-    if over:
-        share = over / len(facts.estimated_tokens)
+    share = facts.share_over(config.max_length)
+    if share:
         text = f"About {max(share, 0.001):.1%} of the rows are longer than {config.max_length:,} tokens."
         remedy = "Their prompts lose the beginning, and longer completions are skipped. Raise the limit to keep them."
         found.append(Finding(level="warning", code="long_rows", text=text, remedy=remedy, field="max_length"))
@@ -191,18 +246,22 @@ def _about_disk() -> list[Finding]:
     return [Finding(level=level, code="disk_low", text=text, remedy=remedy)]
 
 
-def _about_workers(db: Session) -> list[Finding]:
-    if workers_heard(db):
+def _about_memory(estimate: RunEstimate | None, device: Device | None) -> list[Finding]:
+    if estimate is None or device is None or not device.memory_bytes:
         return []
+    share = estimate.total_bytes / device.memory_bytes
+    if share <= MEMORY_LIMIT:
+        return []
+    text = f"The run may need {estimate.total_bytes / 2**30:.1f} GiB of the {device.memory_bytes / 2**30:.1f} GiB there are."
+    remedy = "Lower the tokens of a microbatch or the longest row, or choose a smaller model."
+    return [Finding(level="warning", code="memory", text=text, remedy=remedy, field="tokens_per_microbatch")]
+
+
+def _about_workers(device: Device | None) -> list[Finding]:
+    if device is not None:
+        return [Finding(level="ok", code="worker", text=f"A worker is there: {device.name}")]
     text = "No worker has been heard of; the run will wait until one starts."
-    return [
-        Finding(
-            level="warning",
-            code="no_worker",
-            text=text,
-            remedy="Start one: celery -A worker.celery_app worker -Q train -P threads -c 1",
-        )
-    ]
+    return [Finding(level="warning", code="no_worker", text=text, remedy="Start one with kto worker.")]
 
 
 def workers_heard(db: Session) -> list[Worker]:
@@ -218,9 +277,13 @@ def snapshot_facts(folder: str) -> SnapshotFacts:
     labels: dict[str, set[bool]] = defaultdict(set)
     for row in _rows(dev) if dev.is_file() else []:
         labels[json.dumps(row["prompt"], sort_keys=True)].add(bool(row["label"]))
-    lengths = tuple(_characters(row) // CHARACTERS_PER_TOKEN for row in _rows(train, SAMPLED_ROWS))
     both = sum(len(found) == 2 for found in labels.values())
-    return SnapshotFacts(dev_prompts_with_both=both, estimated_tokens=lengths)
+    rows = _rows(train, SAMPLED_ROWS)
+    return SnapshotFacts(
+        dev_prompts_with_both=both,
+        characters=tuple(_characters(row["prompt"]) + _characters(row["completion"]) for row in rows),
+        completion_characters=sum(_characters(row["completion"]) for row in rows),
+    )
 
 
 def _rows(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
@@ -234,6 +297,11 @@ def _rows(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def _characters(row: dict[str, Any]) -> int:
-    messages = [*row["prompt"], *row["completion"]]
+def _characters(messages: list[dict[str, Any]]) -> int:
     return sum(len(json.dumps(message.get("content") or "", ensure_ascii=False)) for message in messages)
+
+
+def _tokens(characters: int) -> int:
+    return DataSize.from_characters(
+        num_rows=1, characters=characters, completion_characters=0, longest=characters
+    ).longest_row

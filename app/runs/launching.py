@@ -1,0 +1,144 @@
+"""From the launch form to a run: choices, checks, launch."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidError, NotFoundError
+from app.models import Project, Run, Snapshot, User
+from app.runs import preflight, service
+from app.runs.base_models import BaseModel, find_base_model, list_base_models
+from app.runs.forms import PRESET_WORDS, PRESETS, LaunchForm
+from app.settings import get_settings
+from worker.alignment.config import AlignmentConfig, ConfigError
+
+DEFAULT_LENGTH = 2048
+
+
+def start_form(db: Session, project: Project, *, source: Run | None, snapshot_id: int | None) -> LaunchForm:
+    """What an untouched form holds: a run's settings when cloning, else the standard preset on the newest snapshot."""
+    if source is not None:
+        return LaunchForm.of_config(
+            AlignmentConfig.from_json(source.config), snapshot_id=snapshot_id or source.snapshot_id
+        )
+    snapshots = service.list_snapshots(db, project)
+    models = list_base_models()
+    chosen = snapshot_id or (snapshots[0].id if snapshots else 0)
+    context = models[0].context_length if models else 0
+    return LaunchForm(
+        snapshot_id=chosen,
+        base_model=models[0].name if models else "",
+        max_length=min(DEFAULT_LENGTH, context or DEFAULT_LENGTH),
+        **PRESETS["standard"],
+    )
+
+
+def choices(db: Session, project: Project, typed: dict[str, Any], source: Run | None) -> dict[str, Any]:
+    models = list_base_models()
+    named = {model.name for model in models}
+    other = str(typed.get("base_model") or "")
+    return {
+        "snapshots": service.list_snapshots(db, project),
+        "models": models,
+        "other_model": other if other and other not in named else "",
+        "allow_hub": get_settings().allow_hub_models,
+        "presets": [(name, *PRESET_WORDS[name], json.dumps(PRESETS[name])) for name in PRESETS],
+        "source": source,
+        "original": LaunchForm.of_config(
+            AlignmentConfig.from_json(source.config), snapshot_id=source.snapshot_id
+        ).model_dump()
+        if source
+        else {},
+    }
+
+
+def resolve(db: Session, project: Project, form: LaunchForm) -> tuple[Snapshot, BaseModel, AlignmentConfig]:
+    """Raises InvalidError with form field names."""
+    try:
+        snapshot = service.get_snapshot(db, project, form.snapshot_id)
+    except NotFoundError as error:
+        raise InvalidError("No snapshot.", fields={"snapshot_id": "choose a frozen snapshot"}) from error
+    model = find_base_model(form.base_model)
+    advice = preflight.advised(snapshot)
+    config = form.to_config(base_model=model.name, advised=(advice.desirable, advice.undesirable))
+    return snapshot, model, config
+
+
+def checked(db: Session, project: Project, typed: dict[str, Any]) -> dict[str, Any]:
+    """Context of the preflight card: findings, or the fields that do not fit yet."""
+    context: dict[str, Any] = {"result": None, "problems": {}, "snapshot": None, "model": None, "command": ""}
+    try:
+        form = LaunchForm.parse(typed)
+        snapshot, model, config = resolve(db, project, form)
+    except InvalidError as error:
+        return context | {"problems": error.fields}
+    result = preflight.check(db, snapshot, model, config)
+    command = equivalent_command(project, snapshot, model, config)
+    return context | {"result": result, "snapshot": snapshot, "model": model, "command": command}
+
+
+def launch_form(db: Session, project: Project, user: User, typed: dict[str, Any]) -> Run:
+    """Raises InvalidError where a field does not fit or the preflight has errors; nothing is queued then."""
+    form = LaunchForm.parse(typed)
+    if not form.launch_key:
+        raise InvalidError("Open the launch page again: this form has no key.")
+    snapshot, model, config = resolve(db, project, form)
+    found = preflight.check(db, snapshot, model, config).errors
+    if found:
+        fields = {item.field: f"{item.text} {item.remedy}".strip() for item in found if item.field}
+        raise InvalidError(found[0].text, fields=fields or {"": f"{found[0].text} {found[0].remedy}".strip()})
+    return service.launch(db, project, user, config=config, snapshot=snapshot, launch_key=form.launch_key)
+
+
+def config_rows(config: AlignmentConfig) -> list[tuple[str, str]]:
+    """Every setting by its dotted name."""
+    rows: list[tuple[str, str]] = []
+    for name, value in config.to_json().items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for part, item in inner:
+            text = ", ".join(item) if isinstance(item, tuple | list) else str(item)
+            rows.append((f"{name}.{part}" if part else name, text))
+    return rows
+
+
+def equivalent_command(project: Project, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> str:
+    """`kto launch` with what differs from the defaults."""
+    default = dict(config_rows(AlignmentConfig(base_model=model.name)))
+    changed = [(name, text) for name, text in config_rows(config) if default[name] != text]
+    lines = [
+        f"kto launch --project {shlex.quote(project.slug)} --snapshot {snapshot.content_hash[:12]}",
+        f"--base-model {shlex.quote(model.label if model.is_local else model.name)}",
+        *(f"--set {shlex.quote(f'{name}={text}')}" for name, text in changed),
+    ]
+    return " \\\n  ".join(lines)
+
+
+def config_from_words(base_model: str, advised: tuple[float, float], changes: list[str]) -> AlignmentConfig:
+    """From ``name=value`` texts with dotted names, as on the command line. Raises InvalidError naming the setting."""
+    data = AlignmentConfig(base_model=base_model, desirable_weight=advised[0], undesirable_weight=advised[1]).to_json()
+    for change in changes:
+        name, _, text = change.partition("=")
+        part, _, inner = name.strip().partition(".")
+        place, key = (data[part], inner) if inner and isinstance(data.get(part), dict) else (data, name.strip())
+        if key not in place or isinstance(place[key], dict):
+            raise InvalidError("A setting is unknown.", fields={name: "is not a setting of a run"})
+        place[key] = _typed(name, text.strip(), place[key])
+    try:
+        return AlignmentConfig.from_json(data)
+    except ConfigError as error:
+        raise InvalidError("A setting does not fit.", fields=error.errors) from error
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        return text.casefold() in {"1", "true", "yes"}
+    if isinstance(default, tuple | list):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return type(default)(text)
+    except ValueError as error:
+        raise InvalidError("A setting does not fit.", fields={name: f"{text!r} is no number"}) from error

@@ -1,0 +1,257 @@
+"""Runs in the browser: list, launch form, run page, workers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, select
+
+from app.core.clock import utcnow
+from app.models import Checkpoint, Evaluation, Role, Run, RunEvent, RunStatus, Worker
+from app.runs import lifecycle, preflight
+from tests.runs import samples
+from tests.runs.conftest import Bench
+
+HELDOUT = {
+    "num_desirable": 2,
+    "num_undesirable": 2,
+    "accuracy": {"value": 0.75, "low": 0.6, "high": 0.9, "n": 4},
+    "auc": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 4},
+    "auc_within_prompt": {"value": 0.72, "low": 0.61, "high": 0.83, "n": 2},
+    "auc_length": {"value": 0.5, "low": None, "high": None, "n": 4},
+    "kl": {"value": 0.1, "low": None, "high": None, "n": 4},
+    "reward_desirable": 0.1,
+    "reward_undesirable": -0.2,
+}
+
+
+@pytest.fixture
+def page(bench, sign_in):
+    """The lead's browser."""
+    return sign_in(bench.lead)
+
+
+@pytest.fixture
+def root(bench):
+    return f"/p/{bench.project.slug}/runs"
+
+
+def typed(bench: Bench, **changes: str) -> dict[str, str]:
+    return {
+        "preset": "standard",
+        "base_model": bench.model,
+        "snapshot_id": str(bench.snapshot.id),
+        "launch_key": "k1",
+        "max_length": "1024",
+        "learning_rate": "5e-5",
+    } | changes
+
+
+def add_event(bench: Bench, run: Run, seq: int, kind: str, data: dict[str, Any], step: int = 0) -> None:
+    values = {"run_id": run.id, "attempt": 1, "seq": seq, "kind": kind, "step": step, "data": data, "at": utcnow()}
+    bench.db.execute(insert(RunEvent).values(values))
+
+
+def test_a_first_visit_points_to_the_launch_page(page, root, bench):
+    answer = page.get(root)
+    assert answer.status_code == 200
+    assert "No runs yet" in answer.text
+    assert f"{root}/new" in answer.text
+
+
+def test_the_form_holds_the_newest_snapshot_and_the_preflight(page, root, bench):
+    answer = page.get(f"{root}/new")
+    assert answer.status_code == 200
+    assert bench.snapshot.content_hash[:8] in answer.text
+    assert "60 desirable and 60 undesirable" in answer.text
+    assert "kto launch --project" in answer.text
+    assert "Launch run" in answer.text
+
+
+def test_without_a_snapshot_the_form_leads_to_readiness(page, factory, sign_in):
+    project = factory.project()
+    browser = sign_in(factory.member(project, Role.LEAD))
+    answer = browser.get(f"/p/{project.slug}/runs/new")
+    assert "No snapshot yet" in answer.text
+    assert f"/p/{project.slug}/readiness" in answer.text
+
+
+def test_a_double_submit_makes_one_run(page, root, bench):
+    first = page.post(root, data=typed(bench))
+    second = page.post(root, data=typed(bench))
+    assert (first.status_code, second.status_code) == (303, 303)
+    assert first.headers["location"] == second.headers["location"]
+    assert bench.db.scalar(select(func.count()).select_from(Run)) == 1
+    run = bench.db.scalars(select(Run)).one()
+    assert (run.config["learning_rate"], run.config["max_length"], run.config["desirable_weight"]) == (5e-5, 1024, 1.0)
+
+
+def test_errors_keep_what_was_typed(page, root, bench):
+    answer = page.post(root, data=typed(bench, beta="lots", learning_rate="7e-6"))
+    assert answer.status_code == 422
+    assert "must be a number" in answer.text
+    assert 'value="lots"' in answer.text
+    assert 'value="7e-6"' in answer.text
+    assert bench.db.scalar(select(func.count()).select_from(Run)) == 0
+
+
+def test_a_preflight_error_refuses_the_launch(page, root, bench):
+    one_class = samples.freeze(
+        bench.db, bench.project, [samples.snapshot_row(n, label=True) for n in range(80)], [], name="one"
+    )
+    answer = page.post(root, data=typed(bench, snapshot_id=str(one_class.id)))
+    assert answer.status_code == 422
+    assert "KTO needs both classes" in answer.text
+    assert bench.db.scalar(select(func.count()).select_from(Run)) == 0
+
+
+def test_the_preflight_part_answers_what_is_typed(page, root, bench):
+    fine = page.post(f"{root}/preflight", data=typed(bench))
+    assert fine.status_code == 200
+    assert "<html" not in fine.text
+    assert " disabled" not in fine.text
+    wrong = page.post(f"{root}/preflight", data=typed(bench, base_model="/etc"))
+    assert "none of the model folders" in wrong.text
+    assert " disabled" in wrong.text
+
+
+def test_a_viewer_cannot_launch(root, bench, factory, sign_in):
+    browser = sign_in(factory.member(bench.project, Role.VIEWER))
+    assert browser.get(f"{root}/new").status_code == 403
+    assert browser.post(root, data=typed(bench)).status_code == 403
+    assert browser.get(root).status_code == 200
+
+
+def test_a_clone_marks_what_differs(page, root, bench):
+    run = bench.launch(beta=0.25)
+    answer = page.get(f"{root}/new?clone={run.id}")
+    assert "Cloned from kto-0001" in answer.text
+    assert 'value="0.25"' in answer.text
+
+
+def test_the_run_page_shows_figures_checkpoints_and_events(page, root, bench):
+    run = bench.launch()
+    lifecycle.claim(bench.db, run.id, "train@gpu-1")
+    lifecycle.mark_running(bench.db, run.id, 1)
+    checkpoint = Checkpoint(
+        project_id=bench.project.id, run_id=run.id, attempt=1, step=4, path="x", manifest_sha256="0", size_bytes=2048
+    )
+    bench.db.add(checkpoint)
+    bench.db.flush()
+    bench.db.add(
+        Evaluation(
+            project_id=bench.project.id,
+            run_id=run.id,
+            checkpoint_id=checkpoint.id,
+            kind="screen",
+            step=4,
+            heldout=HELDOUT,
+            diversity={"overall": {"similarity": {"reference": 0.3, "policy": 0.31, "change": 0.011}}},
+            seconds=1.0,
+        )
+    )
+    run.summary = {
+        "metrics": {"epoch": 0.5, "tokens_per_second": 8940.0},
+        "best": {"step": 4, "auc": 0.72, "low": 0.61, "high": 0.83},
+    }
+    run.step, run.total_steps = 4, 6
+    add_event(bench, run, 1, "warning", {"text": "3 rows were skipped", "detail": {}}, step=1)
+    answer = page.get(f"{root}/{run.id}")
+    assert answer.status_code == 200
+    for words in ("running", "8,940", "0.720", "+0.011", "3 rows were skipped", "Make a version", "Stop and save"):
+        assert words in answer.text, words
+    assert f'data-live="{root}/{run.id}/events"' in answer.text
+
+
+def test_a_failed_run_says_why_and_what_to_do(page, root, bench):
+    run = bench.launch()
+    lifecycle.claim(bench.db, run.id, "gpu-1")
+    lifecycle.finish(bench.db, run.id, 1, RunStatus.FAILED, reason="out_of_memory", message="Memory ran out.")
+    answer = page.get(f"{root}/{run.id}")
+    assert "Failed: out of memory" in answer.text
+    assert "Lower the tokens of a microbatch" in answer.text
+    assert "data-live=" not in answer.text
+
+
+def test_a_queued_run_says_what_it_waits_for_and_can_be_cancelled(page, root, bench):
+    run = bench.launch()
+    assert "No worker has been heard of" in page.get(f"{root}/{run.id}").text
+    assert page.post(f"{root}/{run.id}/stop").status_code == 303
+    bench.db.refresh(run)
+    assert run.status == "cancelled"
+    assert page.post(f"{root}/{run.id}/stop").status_code == 409
+
+
+def test_log_and_config_pages(page, root, bench):
+    run = bench.launch()
+    assert "Nothing printed yet" in page.get(f"{root}/{run.id}/log").text
+    assert "evaluation.interval_steps" in page.get(f"{root}/{run.id}/config").text
+
+
+def test_another_projects_run_is_not_found(bench, factory, sign_in):
+    run = bench.launch()
+    other = factory.project()
+    browser = sign_in(factory.member(other, Role.LEAD))
+    for end in ("", "/log", "/config", "/events", "/events.json", "/metrics.json", "/metrics.csv"):
+        assert browser.get(f"/p/{other.slug}/runs/{run.id}{end}").status_code == 404, end
+
+
+def test_the_list_shows_state_and_best(page, root, bench):
+    run = bench.launch()
+    run.summary = {"spark": [[1, 0.5], [2, 0.4]], "best": {"step": 2, "auc": 0.72, "low": None, "high": None}}
+    bench.db.flush()
+    answer = page.get(root)
+    assert run.name in answer.text
+    assert "queued" in answer.text
+    assert "0.720" in answer.text
+
+
+def test_the_workers_page_names_runs_of_own_projects_only(bench, factory, sign_in):
+    run = bench.launch()
+    now = utcnow()
+    device = {"name": "A100", "kind": "cuda", "memory_bytes": 80 * 2**30}
+    bench.db.add(Worker(name="train@gpu-1", devices=[device], run_id=run.id, started_at=now, heard_at=now))
+    bench.db.flush()
+    answer = sign_in(bench.lead).get("/workers")
+    assert answer.status_code == 200
+    assert "A100" in answer.text
+    assert run.name in answer.text
+    stranger = sign_in(factory.member(factory.project(), Role.LEAD))
+    assert run.name not in stranger.get("/workers").text
+
+
+def test_metrics_use_the_newest_attempt_and_are_thinned(page, root, bench):
+    run = bench.launch()
+    for step in range(1, 1001):
+        add_event(bench, run, step, "metrics", {"loss": 1.0}, step=step)
+    newer = {
+        "run_id": run.id,
+        "attempt": 2,
+        "seq": 1,
+        "kind": "metrics",
+        "step": 1000,
+        "data": {"loss": 0.5},
+        "at": utcnow(),
+    }
+    bench.db.execute(insert(RunEvent).values(newer))
+    add_event(bench, run, 2000, "evaluation_finished", {"step": 4, "heldout": HELDOUT, "diversity": None}, step=4)
+    data = page.get(f"{root}/{run.id}/metrics.json").json()
+    assert len(data["x"]) <= 400
+    assert (data["x"][0], data["x"][-1], data["series"]["loss"][-1]) == (1, 1000, 0.5)
+    assert data["evals"] == {"heldout/auc": [{"x": 4, "y": 0.72, "lo": 0.61, "hi": 0.83}]}
+    lines = page.get(f"{root}/{run.id}/metrics.csv").text.splitlines()
+    assert lines[0] == "step,attempt,at,loss"
+    assert len(lines) == 1001
+    assert lines[-1].startswith("1000,2,")
+
+
+def test_presets_name_fields_of_the_form(page, root, bench):
+    from app.runs.forms import PRESETS, LaunchForm
+
+    for fill in PRESETS.values():
+        assert set(fill) <= set(LaunchForm.model_fields)
+    text = page.get(f"{root}/new").text
+    assert json.dumps(PRESETS["quick"]).replace('"', "&#34;") in text
+    assert preflight.steps_of(samples.small_config(bench.model, max_steps=0, num_epochs=1.5), 10) == 5
