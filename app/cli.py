@@ -216,6 +216,32 @@ def import_(file: Path, project: str, source: str, data: Path | None) -> None:
         click.echo(f"  … all {len(rejected)} are listed under Sources")
 
 
+@cli.command()
+@click.option("--project", required=True, help="Slug of the project.")
+@click.option("--snapshot", required=True, help="The snapshot's hash, or its first 8 characters or more.")
+@click.option("--base-model", required=True, help="Folder under a model folder, its name, or a hub id.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A setting, such as lora.r=32.")
+@click.option("--key", default="", help="Launch key: a second call with the same key finds the first call's run.")
+@data_option
+@in_words
+def launch(project: str, snapshot: str, base_model: str, changes: tuple[str, ...], key: str, data: Path | None) -> None:
+    """Queue a run, after the same checks as the launch page."""
+    from app.core.db import session_scope
+    from app.runs.launching import launch_by_names
+    from app.serve import connected
+
+    settings_from(None, None, data)
+    with connected(), session_scope() as db:
+        run, warnings = launch_by_names(
+            db, project=project, snapshot=snapshot, base_model=base_model, changes=list(changes), launch_key=key
+        )
+        address = f"/p/{project}/runs/{run.id}"
+        name = run.name
+    for text in warnings:
+        click.echo(f"  note: {text}")
+    click.echo(f"{name} is queued: {address}")
+
+
 @cli.group()
 def user() -> None:
     """Accounts."""

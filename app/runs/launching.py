@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidError, NotFoundError
+from app.datasets.service import find_snapshot
 from app.models import Project, Run, Snapshot, User
 from app.runs import preflight, service
 from app.runs.base_models import BaseModel, find_base_model, list_base_models
@@ -87,11 +90,34 @@ def launch_form(db: Session, project: Project, user: User, typed: dict[str, Any]
     if not form.launch_key:
         raise InvalidError("Open the launch page again: this form has no key.")
     snapshot, model, config = resolve(db, project, form)
-    found = preflight.check(db, snapshot, model, config).errors
-    if found:
-        fields = {item.field: f"{item.text} {item.remedy}".strip() for item in found if item.field}
-        raise InvalidError(found[0].text, fields=fields or {"": f"{found[0].text} {found[0].remedy}".strip()})
+    _refuse(preflight.check(db, snapshot, model, config))
     return service.launch(db, project, user, config=config, snapshot=snapshot, launch_key=form.launch_key)
+
+
+def launch_by_names(
+    db: Session, *, project: str, snapshot: str, base_model: str, changes: list[str], launch_key: str
+) -> tuple[Run, list[str]]:
+    """For the command line: the run, and the preflight's warnings. Raises StudioError as the form does."""
+    found = db.scalar(select(Project).where(Project.slug == project))
+    if found is None:
+        raise NotFoundError(f"There is no project {project}.")
+    frozen = find_snapshot(db, found, snapshot)
+    model = find_base_model(base_model)
+    advice = preflight.advised(frozen)
+    config = config_from_words(model.name, (advice.desirable, advice.undesirable), changes)
+    result = preflight.check(db, frozen, model, config)
+    _refuse(result)
+    key = launch_key or secrets.token_urlsafe(16)
+    run = service.launch(db, found, None, config=config, snapshot=frozen, launch_key=key)
+    return run, [f"{item.text} {item.remedy}".strip() for item in result.warnings]
+
+
+def _refuse(result: preflight.Preflight) -> None:
+    """Raise InvalidError where the preflight found an error."""
+    if result.errors:
+        first = f"{result.errors[0].text} {result.errors[0].remedy}".strip()
+        fields = {item.field: f"{item.text} {item.remedy}".strip() for item in result.errors if item.field}
+        raise InvalidError(result.errors[0].text, fields=fields or {"": first})
 
 
 def config_rows(config: AlignmentConfig) -> list[tuple[str, str]]:
