@@ -1,7 +1,7 @@
 """Find, or install, the Chromium that drives the browser tests. Prints which one is used; exits 1 when none can be had.
 
-    python scripts/browser.py          # make sure that there is one
-    python scripts/browser.py --path   # print its path only
+python scripts/browser.py          # make sure that there is one
+python scripts/browser.py --path   # print its path only
 """
 
 from __future__ import annotations
