@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, contains_eager
 
 from app.core.errors import NotFoundError
 from app.core.pagination import Page, page_of
-from app.models import Completion, Project, Prompt, Rating
+from app.feedback.queue import SOURCE
+from app.models import Completion, Project, Prompt, Rating, User
 
 PAGE = 50
 MAX_CHOICES = 1000
@@ -125,3 +126,10 @@ def ratings_of(db: Session, project: Project, completion: Completion) -> Sequenc
     """Current ones first, then the history, newest first."""
     query = select(Rating).where(Rating.project_id == project.id, Rating.completion_id == completion.id)
     return db.scalars(query.order_by(Rating.is_current.desc(), Rating.id.desc()).limit(500)).all()
+
+
+def rater_names(db: Session, ratings: Sequence[Rating]) -> dict[str, str]:
+    """``user:<id>`` of annotators -> their names."""
+    raters = {row.rater.removeprefix("user:") for row in ratings if row.source == SOURCE}
+    ids = [int(rater) for rater in raters if rater.isdecimal()]
+    return {f"user:{user.id}": user.name for user in db.scalars(select(User).where(User.id.in_(ids)))}

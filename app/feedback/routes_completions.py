@@ -64,6 +64,7 @@ def one_completion(request: Request, db: Db, viewer: Watcher, completion_id: Big
         "prompt": completion.prompt,
         "ratings": ratings,
         "mine": mine,
+        "names": browse.rater_names(db, ratings),
         "turns": shown_turns,
     }
     return render(request, "feedback/completion.html", context)

@@ -84,10 +84,12 @@ class FeedbackItem(BaseModel):
     label: Annotated[bool | None, BeforeValidator(_label), LABEL_SCHEMA] = None
     """Thumb up or down. Without one the completion is stored and waits for annotation."""
     category: Short | None = None
+    """What kind of prompt it is; balance and diversity are told by category."""
     model: Short | None = None
     """The model that answered."""
     rater: Short | None = None
-    """Who judged. A later verdict of the same rater replaces the earlier one; see `rater_key` for items without one."""
+    """Who judged. A later verdict of the same rater replaces the earlier one. Without a rater the feedback's or the output's id
+    stands for it; without these, equal thumbs on one text count once and opposite ones are both kept."""
     conversation_id: Short | None = None
     """Keeps all turns of one conversation on one side of the train/dev/test split."""
     external_id: Short | None = None
@@ -97,10 +99,12 @@ class FeedbackItem(BaseModel):
     finish_reason: Annotated[str, Field(max_length=50)] | None = None
     """As the model server said: stop, length (the completion was cut), tool_calls."""
     reasons: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=20)] | None = None
+    """Codes of your own, at most 20."""
     comment: Annotated[str, Field(max_length=2000)] | None = None
     occurred_at: AwareDatetime | None = None
     """When the thumb was given, with its time zone. An older verdict never replaces a newer one."""
     metadata: dict[str, Any] = Field(default_factory=dict)
+    """Anything else, at most 64,000 bytes as JSON."""
 
     @model_validator(mode="before")
     @classmethod

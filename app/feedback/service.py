@@ -180,6 +180,9 @@ def _store_completions(db: Session, project: Project, rows: list[_Prepared], pro
         )
     if not values:
         return
+    # Written in the order of the hashes, numbered in the order of the items: lists show a file as it was.
+    for value, number in zip(values.values(), _numbers(db, len(values)), strict=True):
+        value["id"] = number
     statement = insert(Completion).on_conflict_do_nothing().returning(Completion.content_hash)
     fresh = set(db.scalars(statement, [values[digest] for digest in sorted(values)]))
     query = select(Completion.content_hash, Completion.id).where(
@@ -192,6 +195,13 @@ def _store_completions(db: Session, project: Project, rows: list[_Prepared], pro
         fresh.discard(row.completion_hash)
         if row.completion_id is None:
             row.error = f"{row.item.completion_id} is already the id of another output; use one id per output"
+
+
+def _numbers(db: Session, count: int) -> list[int]:
+    """Fresh ids of completions, ascending."""
+    series = func.generate_series(1, count).table_valued("n")
+    sequence = func.pg_get_serial_sequence(Completion.__tablename__, "id")
+    return sorted(db.scalars(select(func.nextval(sequence)).select_from(series)))
 
 
 def feedback_out(rating: Rating) -> FeedbackOut:

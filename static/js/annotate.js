@@ -18,6 +18,7 @@ const load = () => { try { return JSON.parse(localStorage.getItem(OUTBOX)) ?? []
 const keep = () => { try { localStorage.setItem(OUTBOX, JSON.stringify(outbox)); } catch { /* memory only */ } };
 const outbox = load();
 let sending = false;
+let offline = false;
 
 const say = (words) => { saved.textContent = words; };
 const shownSlot = () => holder.querySelector("[data-slot]")?.dataset.slot ?? "";
@@ -68,6 +69,8 @@ async function drain() {
       const page = await post("verdict", [...verdict.fields, ["on_screen", shownSlot()]].filter(([, value]) => value !== ""));
       outbox.shift();
       keep();
+      if (!outbox.length && offline) say("Connected again, all saved.");
+      offline = outbox.length > 0 && offline;
       apply(page, false);
     } catch (error) {
       if (error instanceof Refused && error.status < 500) { // lost lease or gone: the verdict is void, the work goes on
@@ -77,6 +80,7 @@ async function drain() {
         await refill();
         continue;
       }
+      offline = true;
       say(`Not connected. ${outbox.length} kept on this device.`);
       setTimeout(drain, RETRY_MS);
       break;
@@ -116,6 +120,10 @@ undoForm.addEventListener("submit", async (event) => {
   } catch { say("Not connected. Nothing was taken back."); }
 });
 
+// A reason chosen by its number leaves the focus where it was, so that the space bar still skips.
+form.addEventListener("click", (event) => {
+  if (!event.isTrusted && event.target.matches("label.chip, input[type=checkbox]")) setTimeout(() => document.activeElement?.blur());
+});
 // A focused reason keeps its space bar, and Enter in the comment is no verdict.
 form.addEventListener("keydown", (event) => {
   if (event.key === " " && event.target.matches("input[type=checkbox]")) event.stopPropagation();

@@ -37,6 +37,12 @@ def test_the_same_item_again_is_unchanged(db, factory):
     assert (count(db, Prompt), count(db, Completion), count(db, Rating)) == (2, 2, 2)
 
 
+def test_ids_follow_the_order_of_the_items(db, factory):
+    items = [item(f"Answer {number}.") for number in range(20)]
+    ids = [result.output_id for result in ingest(db, factory.project(), items, "shop")]
+    assert ids == sorted(set(ids))
+
+
 def test_a_changed_mind_supersedes_and_keeps_history(db, factory):
     project = factory.project()
     ingest(db, project, [item(rater="r1")], "shop")
