@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -14,11 +14,14 @@ from app.models import ApiKey, Completion, Membership, Project, Prompt, Rating, 
 _numbers = count(1)
 
 
+Row = TypeVar("Row")
+
+
 class Factory:
     def __init__(self, db: Session) -> None:
         self.db = db
 
-    def add(self, row: Any) -> Any:
+    def add(self, row: Row) -> Row:
         self.db.add(row)
         self.db.flush()
         return row

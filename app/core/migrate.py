@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 
 from app.core.db import normalise_database_url
-from app.web.paths import resource_dir
+from app.core.resources import resource_dir
 
 
 def alembic_config(database_url: str) -> Config:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.core.clock import utcnow
 from app.datasets.agreement import Agreement, agreement
 from app.datasets.labels import CONFLICT, DUPLICATE, KEPT, TIE, judged, verdicts
-from app.datasets.splits import SIDES, side_column
+from app.datasets.splits import SIDES
 from app.models import Project, Rating
 
 
@@ -94,12 +94,12 @@ def gather(db: Session, project: Project) -> Facts:
     kept = select(rows).where(rows.c.status == KEPT).cte("kept")
     parts = {
         "status": select(rows.c.status, func.count().label("n")).group_by(rows.c.status),
-        "side": _by_label(kept, side_column(kept.c.root, project.split_salt).label("name")),
-        "category": _by_label(kept, kept.c.category.label("name")),
+        "side": _by_label(kept, "side"),
+        "category": _by_label(kept, "category"),
         "length": select(kept.c.label, kept.c.length, func.count().label("n"))
         .group_by(kept.c.label, kept.c.length)
         .order_by(kept.c.length),
-        "prompt": _prompts(kept, project),
+        "prompt": _prompts(kept),
         "cut": select(func.count().label("n")).where(kept.c.finish_reason == "length"),
         "source": _by_label(
             select(Rating.source, kept.c.label, kept.c.completion_id)
@@ -146,8 +146,8 @@ def _as_rows(query: Select[Any], name: str) -> ScalarSelect[Any]:
     return select(func.coalesce(listed, cast(literal("[]"), JSONB))).scalar_subquery()
 
 
-def _by_label(rows: Any, name: Any) -> Select[Any]:
-    column = rows.c[name].label("name") if isinstance(name, str) else name
+def _by_label(rows: Any, name: str) -> Select[Any]:
+    column = rows.c[name].label("name")
     return select(
         column,
         func.count().filter(rows.c.label).label("desirable"),
@@ -159,13 +159,12 @@ def _class_count(row: dict[str, Any]) -> ClassCount:
     return ClassCount(row["name"], row["desirable"], row["undesirable"])
 
 
-def _prompts(kept: Any, project: Project) -> Select[Any]:
-    side = side_column(kept.c.root, project.split_salt)
+def _prompts(kept: Any) -> Select[Any]:
     per_prompt = (
         select(
             func.count().label("labels"),
             (func.bool_or(kept.c.label) & ~func.bool_and(kept.c.label)).label("both"),
-            (func.min(side) != func.max(side)).label("straddles"),
+            (func.min(kept.c.side) != func.max(kept.c.side)).label("straddles"),
         )
         .group_by(kept.c.prompt_key)
         .subquery("per_prompt")

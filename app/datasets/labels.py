@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sqlalchemy import CTE, Integer, Text, and_, case, cast, func, null, select
 
+from app.datasets.splits import side_column
 from app.models import Completion, Project, Prompt, Rating
 
 RULE = {
@@ -53,6 +54,7 @@ def judged(votes: CTE, project: Project) -> CTE:
             case((votes.c.ups == votes.c.downs, null()), else_=votes.c.ups > votes.c.downs).label("label"),
             Prompt.root,
             Prompt.category,
+            side_column(Prompt.root, project.split_salt).label("side"),
             Completion.finish_reason,
             func.char_length(Completion.text).label("length"),
             (func.octet_length(prompt_text) + func.octet_length(answer_text)).label("size"),
@@ -63,6 +65,7 @@ def judged(votes: CTE, project: Project) -> CTE:
         .join(Completion, and_(Completion.id == votes.c.completion_id, Completion.project_id == project.id))
         .join(Prompt, Prompt.id == Completion.prompt_id)
         .cte("keyed")
+        .prefix_with("MATERIALIZED")  # else the sort below carries the messages along
     )
     same = [keyed.c.prompt_key, keyed.c.answer_key, keyed.c.label.is_(None)]
     order = [

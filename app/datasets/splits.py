@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Integer, case, func
+from sqlalchemy import ColumnElement, Integer, SQLColumnExpression, case, func
 from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import BIT
 
 Side = Literal["train", "dev", "test"]
 SIDES: tuple[Side, Side, Side] = ("train", "dev", "test")
@@ -26,9 +27,8 @@ def side_of(root: str, salt: str) -> Side:
     return "train" if tenth < 8 else "dev" if tenth == 8 else "test"
 
 
-def side_column(root: ColumnElement[str], salt: str) -> ColumnElement[Any]:
+def side_column(root: SQLColumnExpression[str], salt: str) -> ColumnElement[Any]:
     """``side_of`` in SQL, for counts over many rows."""
-    digest = func.sha256(func.convert_to(func.concat(salt, root), "UTF8"))
-    number = sum((func.get_byte(digest, i) * 256 ** (2 - i) for i in range(3)), start=sql_cast(0, Integer))
-    tenth = number * 10 / _RANGE
-    return case((tenth < 8, "train"), (tenth < 9, "dev"), else_="test")
+    digest = func.encode(func.sha256(func.convert_to(func.concat(salt, root), "UTF8")), "hex")
+    number = sql_cast(sql_cast(func.concat("x", func.substr(digest, 1, 6)), BIT(24)), Integer)
+    return case({8: "dev", 9: "test"}, value=number * 10 // _RANGE, else_="train")

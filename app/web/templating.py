@@ -18,7 +18,7 @@ from app.web import formats, svg
 from app.web.flash import clear_flash, read_flash
 from app.web.markdown import render_markdown
 from app.web.nav import Navigation, navigation
-from app.web.paths import resource_dir
+from app.core.resources import resource_dir
 from app.web.static import static_url, vendor_path, vendor_url
 
 

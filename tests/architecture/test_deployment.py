@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return parsed
 
 
-def test_services(compose: dict) -> None:
+def test_services(compose: dict[str, Any]) -> None:
     assert {"postgres", "redis", "migrate", "web", "worker"} <= set(compose["services"])
     for name in ("postgres", "redis", "web", "worker"):
         assert compose["services"][name]["healthcheck"]["test"], name
@@ -32,13 +34,13 @@ def test_services(compose: dict) -> None:
     )
 
 
-def test_ports_are_local(compose: dict) -> None:
+def test_ports_are_local(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert published
     assert all(str(port).startswith("127.0.0.1:") for port in published)
 
 
-def test_every_variable_is_a_setting(compose: dict) -> None:
+def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
     known = {
         field.validation_alias if isinstance(field.validation_alias, str) else f"KTO_{name.upper()}"
         for name, field in Settings.model_fields.items()

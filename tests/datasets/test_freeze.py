@@ -4,15 +4,18 @@ import json
 import random
 import shutil
 import stat
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from app.accounts.service import create_project
 from app.core import storage
+from app.core.db import session_scope
 from app.core.errors import InvalidError, NotFoundError, UnavailableError
 from app.core.storage import artifacts_root
 from app.datasets import files
@@ -293,3 +296,42 @@ def test_real_judgments_are_all_accounted_for_and_no_root_leaks(db: Session, fac
     assert not prompts["train"] & (prompts["dev"] | prompts["test"])
     share = len(prompts["train"]) / sum(len(p) for p in prompts.values())
     assert 0.77 < share < 0.83
+
+
+def test_two_at_once_make_one_snapshot(committed_db: Engine) -> None:
+    with session_scope() as db:
+        project = create_project(db, "Race")
+        insert_items(db, project, simple_items(60))
+    start = threading.Barrier(2)
+    found: list[tuple[bool, str]] = []
+
+    def run() -> None:
+        start.wait()
+        with session_scope() as own:
+            frozen = freeze_or_find(own, project)
+            found.append((frozen.is_new, frozen.snapshot.content_hash))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(is_new for is_new, _ in found) == [False, True]
+    assert len({digest for _, digest in found}) == 1
+    assert not leftovers()
+
+
+def test_a_rollback_leaves_files_that_the_next_freeze_takes_over(committed_db: Engine) -> None:
+    """The folder is complete or absent; a row that was never committed does not stand in the way."""
+    with session_scope() as db:
+        project = create_project(db, "Rollback")
+        insert_items(db, project, simple_items(60))
+    with pytest.raises(RuntimeError), session_scope() as db:
+        lost = freeze(db, project)
+        raise RuntimeError
+    with session_scope() as db:
+        assert not list_snapshots(db, project).rows
+        frozen = freeze_or_find(db, project)
+        assert frozen.is_new
+        assert frozen.snapshot.content_hash == lost.content_hash
+        assert verify(frozen.snapshot) == []

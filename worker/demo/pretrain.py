@@ -51,6 +51,8 @@ class Recipe:
     matrix_learning_rate: float = 0.01
     """Peak of Muon, for the layers' matrices."""
     seed: int = 0
+    version: int = 1
+    """Raised when the code of the training changes what comes out."""
 
 
 Report = Callable[[str], None]
