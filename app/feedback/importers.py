@@ -49,7 +49,11 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[BinaryIO]:
         path = Path(source)
         if not path.is_file():
             _refuse(f"{path} is no file.", "Check the path.")
-        with path.open("rb") as file, _opened(file) as stream:
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            _refuse(f"{path} cannot be read: {error.strerror}.", "Check who may read it.")
+        with file, _opened(file) as stream:
             yield stream
         return
     head = source.read(2)

@@ -149,5 +149,7 @@ addEventListener("pagehide", () => {
   if (!outbox.length) navigator.sendBeacon(`${base}/release`, new URLSearchParams([["csrf_token", csrf]]));
 });
 
+// A reload with verdicts still on the way: what they judge is not shown again.
+if (outbox.some((verdict) => verdict.slot === shownSlot())) { holder.replaceChildren(); form.hidden = true; }
 drain();
 if (holder.querySelector("[data-start]") || (shownSlot() && !next.content.firstElementChild)) refill();

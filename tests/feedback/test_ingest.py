@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.feedback.ratings import rate, retract
 from app.feedback.schemas import parse_item
-from app.feedback.service import ingest
+from app.feedback.service import ingest, prompt_hash
 from app.models import AnnotationSlot, Completion, Project, Prompt, Rating
 
 
@@ -139,6 +140,33 @@ def test_unclick(db, factory):
     assert retract(db, project.id, rating_id)
     assert not retract(db, project.id, rating_id)
     assert rate(db, project.id, completion.id, source="annotation", rater="user:1", value=True)[0] == "created"
+
+
+def test_a_client_and_a_file_that_wait_for_each_other_both_get_through(committed_db):
+    """The file holds x and wants y, the client holds y and wants x: the client lets go, the file goes on."""
+    from app.core.db import session_scope
+
+    with session_scope() as db:
+        db.add(Project(slug="p", name="P", split_salt="s"))
+    texts = {prompt_hash([{"role": "user", "content": f"Q{n}"}], None, None): f"Q{n}" for n in range(2)}
+    low, high = (parse_item({"prompt": texts[key], "completion": "A.", "label": 1}) for key in sorted(texts))
+
+    def client() -> list[str]:
+        with session_scope() as db:
+            return statuses(ingest(db, db.scalar(select(Project)), [low, high], "import"))
+
+    with ThreadPoolExecutor(1) as pool:
+        with session_scope() as db:
+            project = db.scalar(select(Project))
+            assert statuses(ingest(db, project, [high], "import", from_file=True)) == ["created"]
+            other = pool.submit(client)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            for _ in range(200):
+                if db.scalar(waiting):
+                    break
+                time.sleep(0.02)
+            assert statuses(ingest(db, project, [low], "import", from_file=True)) == ["created"]
+        assert other.result(30) == ["unchanged", "unchanged"]
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import func, select
 
 from app.feedback.queue_fill import queue_completions
+from app.feedback.schemas import parse_item
+from app.feedback.service import ingest
 from app.models import AnnotationSlot, ApiKey, Import, Rating, Role
 
 PART = {"X-Annotate-Part": "1"}
@@ -174,6 +176,16 @@ def test_one_completion_is_rated_and_taken_back(db, factory, project, lead, sign
     assert client.get(f"/p/{project.slug}/completions/{other.id}").status_code == 404
     assert client.post(f"/p/{project.slug}/completions/{other.id}/rate", data={"value": "up"}).status_code == 404
     assert client.get(f"/p/{project.slug}/completions/{2**70}").status_code == 422
+
+
+def test_a_conversation_shows_its_turns(db, factory, project, lead, sign_in):
+    item = {"prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "One <b>"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "track", "arguments": "{}"}}]},
+            {"role": "tool", "content": "Sent."}], "completion": "It is on its way."}  # fmt: skip
+    result = ingest(db, project, [parse_item(item)], "shop")[0]
+    page = sign_in(lead).get(f"/p/{project.slug}/completions/{result.output_id}").text
+    for words in ("System prompt, 2 words", "One &lt;b&gt;", "track({})", "Tool", "Sent.", "It is on its way."):
+        assert words in page
 
 
 def test_a_key_is_shown_once_and_revoked(db, project, lead, sign_in):
