@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -24,9 +25,10 @@ def api(client, factory):
     return client
 
 
-def error(response) -> dict:
+def error(response) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/json"
-    return response.json()["error"]
+    found: dict[str, Any] = response.json()["error"]
+    return found
 
 
 def test_created_then_unchanged_then_updated(api, db):
@@ -176,7 +178,8 @@ def test_key_service(client, factory, db):
     revoke_key(db, project, key.id, user=user)
     assert client.post("/api/v1/feedback", json=GOOD, headers=headers).status_code == 401
     assert db.scalars(select(AuditEntry.action).order_by(AuditEntry.id)).all() == ["key.created", "key.revoked"]
-    for bad in ({"name": " "}, {"scopes": []}, {"scopes": ["all"]}, {"expires_in_days": 0}):
+    bad_keys: list[dict[str, Any]] = [{"name": " "}, {"scopes": []}, {"scopes": ["all"]}, {"expires_in_days": 0}]
+    for bad in bad_keys:
         with pytest.raises(InvalidError) as caught:
             create_key(db, project, **{"name": "x", **bad})
         assert set(caught.value.fields) == set(bad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -26,10 +27,16 @@ def lead(factory, project):
     return factory.member(project)
 
 
-def queued(db, factory, project, size=3):
+def queued(db, factory, project, size=3) -> list[Any]:
     rows = [factory.completion(project, f"Answer **{n}**.", category="refunds") for n in range(size)]
     queue_completions(db, project, [row.id for row in rows])
     return rows
+
+
+def first_match(pattern: str, page: str) -> str:
+    found = re.search(pattern, page)
+    assert found is not None
+    return found[found.re.groups]
 
 
 def slot_on(page) -> int | None:
@@ -157,7 +164,7 @@ def test_older_completions_are_a_page_away(factory, project, lead, sign_in):
         factory.completion(project, f"Answer {number}.", category="c & d")
     client, base = sign_in(lead), f"/p/{project.slug}/completions"
     page = client.get(f"{base}?category=c+%26+d").text
-    older = re.search(r'href="(\?[^"]*cursor=\d+)"', page)[1].replace("&amp;", "&")
+    older = first_match(r'href="(\?[^"]*cursor=\d+)"', page).replace("&amp;", "&")
     assert "Answer 0." in client.get(base + older).text
 
 
@@ -191,7 +198,7 @@ def test_a_conversation_shows_its_turns(db, factory, project, lead, sign_in):
 def test_a_key_is_shown_once_and_revoked(db, project, lead, sign_in):
     client, base = sign_in(lead), f"/p/{project.slug}/sources"
     page = client.post(f"{base}/keys", data={"name": "Shop", "expires_in_days": "30", "scope": ["feedback:write"]})
-    token = re.search(r"kto_[\w-]{30,}", page.text)[0]
+    token = first_match(r"kto_[\w-]{30,}", page.text)
     assert f"Bearer {token}" in page.text
     assert token not in client.get(base).text
     key = db.scalar(select(ApiKey))

@@ -189,16 +189,16 @@ def _work_until_done(person: int) -> list[int]:
     while True:
         with session_scope() as db:
             queue, user = (
-                db.scalar(select(AnnotationQueue)),
-                db.scalar(select(User).where(User.email == f"u{person}@x.org")),
+                db.scalars(select(AnnotationQueue)).one(),
+                db.scalars(select(User).where(User.email == f"u{person}@x.org")).one(),
             )
             items = claims.hold(db, queue, user)
         if not items:
             return judged
         with session_scope() as db:
             queue, user = (
-                db.scalar(select(AnnotationQueue)),
-                db.scalar(select(User).where(User.email == f"u{person}@x.org")),
+                db.scalars(select(AnnotationQueue)).one(),
+                db.scalars(select(User).where(User.email == f"u{person}@x.org")).one(),
             )
             claims.decide(db, queue, user, items[0].slot.id, bool(person % 2))
             judged.append(items[0].completion.id)
@@ -227,7 +227,7 @@ def test_one_person_in_two_tabs(committed_db):
         from app.core.db import session_scope
 
         with session_scope() as db:
-            queue, user = db.scalar(select(AnnotationQueue)), db.scalar(select(User))
+            queue, user = db.scalars(select(AnnotationQueue)).one(), db.scalars(select(User)).one()
             return [item.completion.id for item in claims.hold(db, queue, user, want=6)]
 
     with ThreadPoolExecutor(4) as pool:

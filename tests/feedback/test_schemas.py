@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from app.core.errors import InvalidError
@@ -78,7 +80,9 @@ def test_tool_calls_null_content_and_text_parts_are_stored_as_they_came():
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": ""},
     ]
-    completion = [{"role": "assistant", "content": "On its way.", "refusal": None, "annotations": []}]
+    completion: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "On its way.", "refusal": None, "annotations": []}
+    ]
     item = parse_item({"prompt": prompt, "completion": completion, "label": "up", "finish_reason": "length"})
     assert item.prompt == prompt
     assert item.completion == [{"role": "assistant", "content": "On its way."}]
