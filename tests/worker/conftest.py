@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +14,29 @@ from sqlalchemy import Engine
 from app.core.db import new_session
 from app.core.redis import get_redis
 from app.settings import Settings, get_settings
+from tests.conftest import ROOT
 from tests.factory import Factory
 from tests.runs.conftest import Bench, make_bench
 
-FAKE = [sys.executable, "-m", "tests.worker.fake_trainer"]
+Start = Callable[[list[str]], "subprocess.Popen[bytes]"]
+
+
+def fake(mode: str = "ok", seconds: float = 0.0) -> list[str]:
+    """The command of the fake trainer."""
+    return [sys.executable, "-m", "tests.worker.fake_trainer", mode, str(seconds)]
+
+
+def trainers(folder: Path) -> list[int]:
+    """Processes whose command line names a spec below the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line and "spec.json" in line:
+            found.append(int(entry.name))
+    return found
 
 
 @pytest.fixture
@@ -32,7 +54,7 @@ def trainer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """``trainer("fail")`` makes every attempt run the fake in that mode."""
 
     def use(mode: str = "ok", seconds: float = 0.0) -> None:
-        monkeypatch.setattr(settings, "trainer_command", [*FAKE, mode, str(seconds)])
+        monkeypatch.setattr(settings, "trainer_command", fake(mode, seconds))
 
     use()
     return use
@@ -47,3 +69,28 @@ def live(committed_db: Engine, settings: Settings) -> Iterator[Bench]:
     session.commit()
     yield bench
     session.close()
+
+
+@pytest.fixture
+def start(live: Bench, tmp_path: Path) -> Iterator[Start]:
+    """``start(command)`` starts a worker process for runs whose trainer is ``command``; empty: the real one."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def act(command: list[str]) -> subprocess.Popen[bytes]:
+        environment = os.environ | {
+            "KTO_DATA_DIR": str(tmp_path),
+            "KTO_LEASE_SECONDS": "2",
+            "KTO_STOP_GRACE_SECONDS": "5",
+            "KTO_TRAINER_COMMAND": json.dumps(command),
+        }
+        argv = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-Q", "train", "-P", "threads"]
+        argv += ["-c", "1", "-n", f"train{len(started)}@test", "--without-gossip", "--without-mingle"]
+        with (tmp_path / "worker.log").open("ab") as log:
+            process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield act
+    for process in started:
+        process.kill()
+        process.wait()

@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import pytest
 from sqlalchemy import select
 
 from app.models import Checkpoint, Run, RunEvent
 from app.runs import reaping
-from tests.conftest import ROOT
-from tests.runs.conftest import Bench
-from tests.worker.conftest import FAKE
+from tests.worker.conftest import fake, trainers
 from tests.worker.test_supervisor import queue, reload, wait_for
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def start(live: Bench, settings: Any, tmp_path: Path) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def act(seconds: float, mode: str = "ok") -> subprocess.Popen[bytes]:
-        environment = os.environ | {
-            "KTO_DATA_DIR": str(tmp_path),
-            "KTO_LEASE_SECONDS": "2",
-            "KTO_STOP_GRACE_SECONDS": "5",
-            "KTO_TRAINER_COMMAND": json.dumps([*FAKE, mode, str(seconds)]),
-        }
-        argv = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-Q", "train", "-P", "threads"]
-        argv += ["-c", "1", "-n", f"train{len(started)}@test", "--without-gossip", "--without-mingle"]
-        with (tmp_path / "worker.log").open("ab") as log:
-            process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        started.append(process)
-        return process
-
-    yield act
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def trainers(folder: Path) -> list[int]:
-    """Processes whose command line names a spec below the folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line and "spec.json" in line:
-            found.append(int(entry.name))
-    return found
 
 
 def test_kill_9_of_the_worker_leaves_no_trainer_and_the_run_resumes(live, start, settings, tmp_path):
-    worker = start(seconds=0.15)
+    worker = start(fake(seconds=0.15))
     run = queue(live, max_steps=12)
     wait_for(live, run, lambda run: run.step >= 5, seconds=30)
     assert len(trainers(tmp_path)) == 1
@@ -79,7 +30,7 @@ def test_kill_9_of_the_worker_leaves_no_trainer_and_the_run_resumes(live, start,
         reaping.reap_lost_leases(live.db)
         live.db.commit()
         time.sleep(0.2)
-    start(seconds=0.02)
+    start(fake(seconds=0.02))
     wait_for(live, run, lambda run: run.status == "succeeded", seconds=30)
     assert (run.attempt, run.step) == (2, 12)
 
@@ -99,7 +50,7 @@ def test_kill_9_of_the_worker_leaves_no_trainer_and_the_run_resumes(live, start,
 
 
 def test_sigterm_to_the_worker_saves_and_queues_the_run_again(live, start, settings, tmp_path):
-    worker = start(seconds=0.2)
+    worker = start(fake(seconds=0.2))
     run: Run = queue(live, max_steps=500)
     wait_for(live, run, lambda run: run.step >= 2, seconds=30)
     worker.send_signal(signal.SIGTERM)
