@@ -25,11 +25,11 @@ from worker.preparation import catch_up
 from worker.recorder import LeaseLostError, Recorder
 
 
-def line(seq: int, kind: str = "metrics", step: int = 1, **data: Any) -> str:
+def line(seq: int, kind: str = "metrics", step: int = 1, /, **data: Any) -> str:
     return json.dumps({"seq": seq, "kind": kind, "step": step, "at": "2026-01-02T03:04:05+00:00", "data": data})
 
 
-def event(seq: int, kind: Any = "metrics", step: int = 1, **data: Any) -> Event:
+def event(seq: int, kind: Any = "metrics", step: int = 1, /, **data: Any) -> Event:
     return Event(seq=seq, kind=kind, step=step, at="2026-01-02T03:04:05+00:00", data=data)
 
 
@@ -94,14 +94,14 @@ def test_events_are_stored_once_and_a_stale_attempt_stores_none(live, tmp_path):
     lifecycle.claim(live.db, run.id, "gpu-1")
     live.db.commit()
     recorder = Recorder(run.id, 1)
-    recorder.record([event(1), event(2, step=2)], attempt=1, attempt_dir=tmp_path)
-    recorder.record([event(2, step=2), event(3, step=3)], attempt=1, attempt_dir=tmp_path)
+    recorder.record([event(1), event(2, "metrics", 2)], attempt=1, attempt_dir=tmp_path)
+    recorder.record([event(2, "metrics", 2), event(3, "metrics", 3)], attempt=1, attempt_dir=tmp_path)
     assert recorder.last_seq(1) == 3
     lifecycle.interrupt(live.db, run.id, 1, reason=lifecycle.LEASE_LOST, message="")
     lifecycle.claim(live.db, run.id, "gpu-2")
     live.db.commit()
     with pytest.raises(LeaseLostError):
-        recorder.record([event(4, step=4)], attempt=1, attempt_dir=tmp_path)
+        recorder.record([event(4, "metrics", 4)], attempt=1, attempt_dir=tmp_path)
     stored = live.db.scalar(select(func.count()).where(RunEvent.run_id == run.id, RunEvent.seq > 0))
     assert stored == 3
 
@@ -141,7 +141,7 @@ def test_what_a_dead_supervisor_left_unread_is_caught_up(live):
     data = saved_checkpoint(folder)
     Recorder(run.id, 1).record([event(1)], attempt=1, attempt_dir=folder)
     (folder / "events.jsonl").write_text(
-        f"{line(1)}\n{line(2, step=2, loss=0.5)}\n{line(3, 'checkpoint_saved', 2, **data)}\n{line(4, step=3)[:-9]}"
+        f"{line(1)}\n{line(2, 'metrics', 2, loss=0.5)}\n{line(3, 'checkpoint_saved', 2, **data)}\n{line(4, 'metrics', 3)[:-9]}"
     )
     lifecycle.interrupt(live.db, run.id, 1, reason=lifecycle.LEASE_LOST, message="")
     lifecycle.claim(live.db, run.id, "gpu-2")
