@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from app.core.clock import utcnow
 from app.datasets.agreement import agreement
 from app.datasets.facts import Arrival, ClassCount
-from app.datasets.readiness import length_table, weights_band
+from app.datasets.lengths import length_table
+from app.datasets.readiness import weights_band
 from app.datasets.service import freeze, readiness
 from app.datasets.splits import SIDES
 from app.models import Project
