@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     feedback.add_argument("--seed", type=int, default=0)
     feedback.add_argument("--num", type=int, default=1200, help="number of thumbs (default 1200)")
     args = parser.parse_args(argv)
+    # Idle threads sleep instead of spinning: ten times faster on a shared machine, where spinning eats the others' time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours says more
