@@ -290,7 +290,7 @@ def demo_config(model: str, num_desirable: int, num_undesirable: int) -> Alignme
         base_model=model,
         desirable_weight=weights.desirable,
         undesirable_weight=weights.undesirable,
-        learning_rate=1e-3,
+        learning_rate=7e-4,
         max_steps=60,
         num_epochs=10,
         batch_size=32,
