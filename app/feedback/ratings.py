@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ARRAY, BigInteger, any_, insert, literal, select, update
+from sqlalchemy import ARRAY, BigInteger, any_, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.core.clock import utcnow
+from app.feedback.bulk import INSERT_RATINGS, fresh_ids, insert_rows
 from app.models import Completion, Rating
 
 Outcome = Literal["created", "updated", "unchanged"]
@@ -76,9 +77,8 @@ def _known(
     return found
 
 
-def _row(project_id: int, source: str, verdict: Verdict, now: datetime) -> dict[str, Any]:
+def _row(source: str, verdict: Verdict, now: datetime) -> dict[str, Any]:
     return {
-        "project_id": project_id,
         "completion_id": verdict.completion_id,
         "source": source,
         "rater": verdict.rater,
@@ -86,7 +86,7 @@ def _row(project_id: int, source: str, verdict: Verdict, now: datetime) -> dict[
         "reasons": verdict.reasons or [],
         "comment": verdict.comment,
         "external_id": verdict.external_id,
-        "extra": verdict.extra,
+        "metadata": verdict.extra,
         "occurred_at": verdict.occurred_at or now,
         "is_current": True,
     }
@@ -95,8 +95,8 @@ def _row(project_id: int, source: str, verdict: Verdict, now: datetime) -> dict[
 class _Board:
     """Ratings of one batch in the making: decides item by item, writes once."""
 
-    def __init__(self, project_id: int, source: str, known: dict[tuple[int, str], list[Rating]]) -> None:
-        self.project_id, self.source = project_id, source
+    def __init__(self, source: str, known: dict[tuple[int, str], list[Rating]]) -> None:
+        self.source = source
         self.known = known
         self.rows: list[dict[str, Any]] = []
         self.newest: dict[tuple[int, str], int] = {}
@@ -139,7 +139,7 @@ class _Board:
         return "updated", None, self._append(verdict, key)
 
     def _append(self, verdict: Verdict, key: tuple[int, str]) -> int:
-        self.rows.append(_row(self.project_id, self.source, verdict, self.now))
+        self.rows.append(_row(self.source, verdict, self.now))
         self.newest[key] = len(self.rows) - 1
         return len(self.rows) - 1
 
@@ -174,7 +174,7 @@ def store_verdicts(
         Completion.project_id == project_id, Completion.id == any_(literal(ids, ARRAY(BigInteger)))
     )
     db.execute(lock.order_by(Completion.id).with_for_update(key_share=True)).all()
-    board = _Board(project_id, source, _known(db, project_id, source, ids, history=skip_history))
+    board = _Board(source, _known(db, project_id, source, ids, history=skip_history))
     outcomes = [board.add(verdict, skip_history=skip_history) for verdict in verdicts]
     if board.superseded:
         db.execute(
@@ -183,10 +183,10 @@ def store_verdicts(
             .values(is_current=False)
             .execution_options(synchronize_session=False)
         )
-    new_ids: Sequence[int] = []
+    new_ids = fresh_ids(db, "ratings", len(board.rows)) if board.rows else []
     if board.rows:
-        statement = insert(Rating).returning(Rating.id, sort_by_parameter_order=True)
-        new_ids = db.scalars(statement, board.rows).all()
+        rows = [{"id": number, **row} for number, row in zip(new_ids, board.rows, strict=True)]
+        insert_rows(db, INSERT_RATINGS, project_id, rows)
     return [(outcome, old_id if old_id is not None else new_ids[index]) for outcome, old_id, index in outcomes]
 
 

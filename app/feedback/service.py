@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ARRAY, Text, any_, func, literal, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFoundError, UnavailableError
 from app.core.ids import content_hash
+from app.feedback.bulk import INSERT_COMPLETIONS, INSERT_PROMPTS, fresh_ids, insert_rows
 from app.feedback.messages import conversation_root, messages_text
 from app.feedback.queue_fill import queue_completions
 from app.feedback.ratings import Verdict, rater_key, store_verdicts
@@ -138,10 +138,9 @@ def _find_by_external_id(db: Session, project: Project, rows: list[_Prepared]) -
 
 
 def _store_prompts(db: Session, project: Project, rows: list[_Prepared]) -> dict[str, int]:
-    """Prompt hash -> id. Sorted, so that two writers take their locks in one order."""
+    """Prompt hash -> id. Written in the order of the hashes, so that two writers take their locks in one order."""
     values = {
         row.prompt_hash: {
-            "project_id": project.id,
             "content_hash": row.prompt_hash,
             "messages": row.item.prompt,
             "category": row.item.category,
@@ -152,7 +151,7 @@ def _store_prompts(db: Session, project: Project, rows: list[_Prepared]) -> dict
     }
     if not values:
         return {}
-    db.execute(insert(Prompt).on_conflict_do_nothing(), [values[digest] for digest in sorted(values)])
+    insert_rows(db, INSERT_PROMPTS, project.id, list(values.values()))
     query = select(Prompt.content_hash, Prompt.id).where(
         Prompt.project_id == project.id, Prompt.content_hash == any_(literal(list(values), ARRAY(Text)))
     )
@@ -167,7 +166,6 @@ def _store_completions(db: Session, project: Project, rows: list[_Prepared], pro
         values.setdefault(
             row.completion_hash,
             {
-                "project_id": project.id,
                 "prompt_id": prompt_ids[row.prompt_hash],
                 "content_hash": row.completion_hash,
                 "messages": item.completion,
@@ -175,16 +173,15 @@ def _store_completions(db: Session, project: Project, rows: list[_Prepared], pro
                 "model": item.model,
                 "finish_reason": item.finish_reason,
                 "external_id": item.completion_id,
-                "extra": item.metadata,
+                "metadata": item.metadata,
             },
         )
     if not values:
         return
     # Written in the order of the hashes, numbered in the order of the items: lists show a file as it was.
-    for value, number in zip(values.values(), _numbers(db, len(values)), strict=True):
+    for value, number in zip(values.values(), fresh_ids(db, "completions", len(values)), strict=True):
         value["id"] = number
-    statement = insert(Completion).on_conflict_do_nothing().returning(Completion.content_hash)
-    fresh = set(db.scalars(statement, [values[digest] for digest in sorted(values)]))
+    fresh = set(insert_rows(db, INSERT_COMPLETIONS, project.id, list(values.values())))
     query = select(Completion.content_hash, Completion.id).where(
         Completion.project_id == project.id, Completion.content_hash == any_(literal(list(values), ARRAY(Text)))
     )
@@ -195,13 +192,6 @@ def _store_completions(db: Session, project: Project, rows: list[_Prepared], pro
         fresh.discard(row.completion_hash)
         if row.completion_id is None:
             row.error = f"{row.item.completion_id} is already the id of another output; use one id per output"
-
-
-def _numbers(db: Session, count: int) -> list[int]:
-    """Fresh ids of completions, ascending."""
-    series = func.generate_series(1, count).table_valued("n")
-    sequence = func.pg_get_serial_sequence(Completion.__tablename__, "id")
-    return sorted(db.scalars(select(func.nextval(sequence)).select_from(series)))
 
 
 def feedback_out(rating: Rating) -> FeedbackOut:

@@ -83,7 +83,7 @@ class Rating(Base):
             unique=True,
             postgresql_where=sql("is_current"),
         ),
-        Index("ix_ratings_completion_current", "completion_id", postgresql_where=sql("is_current")),
+        Index("ix_ratings_completion_id", "completion_id"),
         Index("ix_ratings_project_id_id", "project_id", "id"),
         Index("ix_ratings_project_id_created_at", "project_id", "created_at"),
     )
@@ -131,6 +131,9 @@ class AnnotationSlot(Base):
     __table_args__ = (
         UniqueConstraint("queue_id", "completion_id", "number"),
         Index("ix_annotation_slots_open", "queue_id", "priority", "id", postgresql_where=sql("done_at IS NULL")),
+        Index(
+            "ix_annotation_slots_claimed_by", "claimed_by", "queue_id", postgresql_where=sql("claimed_by IS NOT NULL")
+        ),
         Index("ix_annotation_slots_done_by", "queue_id", "done_by", "done_at"),
         Index("ix_annotation_slots_completion_id", "completion_id"),
     )

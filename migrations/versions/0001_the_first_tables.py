@@ -343,13 +343,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ratings")),
     )
-    op.create_index(
-        "ix_ratings_completion_current",
-        "ratings",
-        ["completion_id"],
-        unique=False,
-        postgresql_where=sa.text("is_current"),
-    )
+    op.create_index("ix_ratings_completion_id", "ratings", ["completion_id"], unique=False)
     op.create_index("ix_ratings_project_id_created_at", "ratings", ["project_id", "created_at"], unique=False)
     op.create_index("ix_ratings_project_id_id", "ratings", ["project_id", "id"], unique=False)
     op.create_index(
@@ -427,6 +421,13 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "queue_id", "completion_id", "number", name=op.f("uq_annotation_slots_queue_id_completion_id_number")
         ),
+    )
+    op.create_index(
+        "ix_annotation_slots_claimed_by",
+        "annotation_slots",
+        ["claimed_by", "queue_id"],
+        unique=False,
+        postgresql_where=sa.text("claimed_by IS NOT NULL"),
     )
     op.create_index("ix_annotation_slots_completion_id", "annotation_slots", ["completion_id"], unique=False)
     op.create_index("ix_annotation_slots_done_by", "annotation_slots", ["queue_id", "done_by", "done_at"], unique=False)
@@ -596,6 +597,11 @@ def downgrade() -> None:
     )
     op.drop_index("ix_annotation_slots_done_by", table_name="annotation_slots")
     op.drop_index("ix_annotation_slots_completion_id", table_name="annotation_slots")
+    op.drop_index(
+        "ix_annotation_slots_claimed_by",
+        table_name="annotation_slots",
+        postgresql_where=sa.text("claimed_by IS NOT NULL"),
+    )
     op.drop_table("annotation_slots")
     op.drop_table("workers")
     op.drop_index("ix_run_events_run_id_id", table_name="run_events")
@@ -603,7 +609,7 @@ def downgrade() -> None:
     op.drop_index("uq_ratings_current", table_name="ratings", postgresql_where=sa.text("is_current"))
     op.drop_index("ix_ratings_project_id_id", table_name="ratings")
     op.drop_index("ix_ratings_project_id_created_at", table_name="ratings")
-    op.drop_index("ix_ratings_completion_current", table_name="ratings", postgresql_where=sa.text("is_current"))
+    op.drop_index("ix_ratings_completion_id", table_name="ratings")
     op.drop_table("ratings")
     op.drop_table("checkpoints")
     op.drop_index("ix_runs_project_id_id", table_name="runs")
