@@ -36,6 +36,12 @@ class BaseModel:
     config: dict[str, Any] | None = None
 
     @property
+    def short_name(self) -> str:
+        """What a person types: the folder's name where it is enough to find this folder."""
+        found = next((root / self.label for root in model_roots() if (root / self.label).is_dir()), None)
+        return self.label if self.path is not None and found is not None and found.resolve() == self.path else self.name
+
+    @property
     def is_local(self) -> bool:
         return self.path is not None
 

@@ -34,20 +34,16 @@ def start_form(db: Session, project: Project, *, source: Run | None, snapshot_id
     context = models[0].context_length if models else 0
     return LaunchForm(
         snapshot_id=chosen,
-        base_model=models[0].name if models else "",
+        base_model=models[0].short_name if models else "",
         max_length=min(DEFAULT_LENGTH, context or DEFAULT_LENGTH),
         **PRESETS["standard"],
     )
 
 
-def choices(db: Session, project: Project, typed: dict[str, Any], source: Run | None) -> dict[str, Any]:
-    models = list_base_models()
-    named = {model.name for model in models}
-    other = str(typed.get("base_model") or "")
+def choices(db: Session, project: Project, source: Run | None) -> dict[str, Any]:
     return {
         "snapshots": service.list_snapshots(db, project),
-        "models": models,
-        "other_model": other if other and other not in named else "",
+        "models": list_base_models(),
         "allow_hub": get_settings().allow_hub_models,
         "presets": [(name, *PRESET_WORDS[name], json.dumps(PRESETS[name])) for name in PRESETS],
         "source": source,
@@ -137,7 +133,7 @@ def equivalent_command(project: Project, snapshot: Snapshot, model: BaseModel, c
     changed = [(name, text) for name, text in config_rows(config) if default[name] != text]
     lines = [
         f"kto launch --project {shlex.quote(project.slug)} --snapshot {snapshot.content_hash[:12]}",
-        f"--base-model {shlex.quote(model.label if model.is_local else model.name)}",
+        f"--base-model {shlex.quote(model.short_name)}",
         *(f"--set {shlex.quote(f'{name}={text}')}" for name, text in changed),
     ]
     return " \\\n  ".join(lines)

@@ -76,7 +76,7 @@ def _parts(request: Request, db: Session, run: Run, kinds: set[str]) -> list[Mes
     context = views.live_context(db, run)
     names = {"run-strip": "runs/_strip.html"}
     if kinds & HEAD_KINDS:
-        names["run-head"] = "runs/_head.html"
+        names |= {"run-head": "runs/_head.html", "run-facts": "runs/_facts.html"}
     if kinds & (CHECKPOINT_KINDS | HEAD_KINDS):
         names["run-checkpoints"] = "runs/_checkpoints.html"
     return [

@@ -60,6 +60,7 @@ def live_context(db: Session, run: Run) -> dict[str, Any]:
         "reason": words.reason_words(run),
         "remedies": words.remedies(run),
         "log_tail": service.log_tail(run.id, run.attempt, 4_000) if run.status == "failed" else "",
+        "snapshot": run.snapshot,
         "starter": starter.name if starter else "the system",
         "interruption": last_interruption(db, run),
     }
@@ -69,7 +70,6 @@ def page_context(db: Session, run: Run) -> dict[str, Any]:
     entries = shown_entries(db, run)
     last_id = db.scalar(select(func.max(RunEvent.id)).where(RunEvent.run_id == run.id)) or 0
     return live_context(db, run) | {
-        "snapshot": run.snapshot,
         "entries": entries,
         "last_event_id": last_id,
     }
@@ -127,13 +127,12 @@ def expected_end(run: Run, now: datetime) -> datetime | None:
 def kpis(db: Session, run: Run) -> list[dict[str, Any]]:
     now = utcnow()
     metrics, best = run.summary.get("metrics", {}), run.summary.get("best")
+    of_epochs = "" if run.config["max_steps"] else f" of {num(run.config['num_epochs'], 2)}"
     step = {
         "label": "Step",
         "value": num(run.step),
         "unit": f"of {num(run.total_steps)}" if run.total_steps else "",
-        "detail": f"epoch {num(metrics['epoch'], 2)} of {num(run.config['num_epochs'], 2)}"
-        if "epoch" in metrics
-        else "",
+        "detail": f"epoch {num(metrics['epoch'], 2)}{of_epochs}" if "epoch" in metrics else "",
     }
     speed = metrics.get("tokens_per_second")
     memory = metrics.get("memory_bytes")
@@ -141,7 +140,12 @@ def kpis(db: Session, run: Run) -> list[dict[str, Any]]:
         step,
         _end(run, now),
         {"label": "Speed", "value": num(round(speed)) if speed else DASH, "unit": "tokens/s" if speed else ""},
-        {"label": "Memory", "value": gib(memory) if memory else DASH, "detail": "peak so far" if memory else ""},
+        {
+            "label": "Memory",
+            "value": gib(memory) if memory else DASH,
+            "unit": "GiB" if memory else "",
+            "detail": "peak so far" if memory else "",
+        },
         _worker(db, run),
         {
             "label": "Best checkpoint",

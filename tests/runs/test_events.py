@@ -70,6 +70,7 @@ def test_a_final_run_is_replayed_whole_and_the_stream_ends(bench, sign_in, url):
     assert {item["data"]["target"] for item in sent if item["type"] == "part"} == {
         "run-strip",
         "run-head",
+        "run-facts",
         "run-checkpoints",
     }
     entries = [item["data"]["html"] for item in sent if item["type"] == "prepend"]

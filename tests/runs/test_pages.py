@@ -186,7 +186,7 @@ def test_a_queued_run_says_what_it_waits_for_and_can_be_cancelled(page, root, be
 
 def test_log_and_config_pages(page, root, bench):
     run = bench.launch()
-    assert "Nothing printed yet" in page.get(f"{root}/{run.id}/log").text
+    assert "Nothing printed" in page.get(f"{root}/{run.id}/log").text
     assert "evaluation.interval_steps" in page.get(f"{root}/{run.id}/config").text
 
 
