@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.db import session_scope
@@ -132,5 +133,5 @@ def save_evaluation(db: Session, run: Run, event: Event, attempt_dir: Path) -> N
     try:
         with db.begin_nested():
             record_screen(db, run=run, checkpoint=checkpoint, data=event.data, attempt_dir=attempt_dir)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, DataError, IntegrityError):
         log.exception("The evaluation at step %s of %s is not of the agreed form", event.step, run.name)

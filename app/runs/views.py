@@ -15,6 +15,7 @@ from app.runs import curves, service, words
 from app.web.formats import DASH, clock, duration, gib, interval, num, since
 
 SHOWN_EVENTS = 50
+MAX_DRAWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def live_context(db: Session, run: Run) -> dict[str, Any]:
         "remedies": words.remedies(run),
         "log_tail": service.log_tail(run.id, run.attempt, 4_000) if run.status == "failed" else "",
         "snapshot": run.snapshot,
-        "starter": starter.name if starter else "the system",
+        "starter": starter.name if starter else "the command line",
         "interruption": last_interruption(db, run),
     }
 
@@ -110,9 +111,9 @@ def heard_workers(db: Session) -> int:
 
 
 def planned_checkpoints(run: Run) -> list[int]:
-    """Steps at which a checkpoint is due: every interval, and the last step."""
+    """Steps at which a checkpoint is due: every interval, and the last step. Empty where there are too many to draw."""
     every, total = run.config["evaluation"]["interval_steps"], run.total_steps
-    return sorted({*range(every, total + 1, every), total}) if total else []
+    return sorted({*range(every, total + 1, every), total}) if 0 < total <= every * MAX_DRAWN else []
 
 
 def expected_end(run: Run, now: datetime) -> datetime | None:

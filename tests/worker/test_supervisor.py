@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 
 from app.models import Checkpoint, Evaluation, Run, RunEvent, Worker
 from app.runs import lifecycle, service
 from tests.runs.conftest import Bench
+from tests.worker.conftest import trainers
 from worker import supervisor
 from worker.presence import Presence
+from worker.recorder import Recorder
 
 
 def queue(live: Bench, **changes: Any) -> Run:
@@ -170,3 +173,34 @@ def test_the_sign_of_life_is_one_row_a_worker(live):
     presence.say([{"name": "CPU", "kind": "cpu", "memory_bytes": 2}])
     row = live.db.scalars(select(Worker)).one()
     assert row.devices[0]["memory_bytes"] == 2
+
+
+def fail_first(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The database is away for the first ``times`` batches."""
+    original, left = Recorder.record, [times]
+
+    def record(self: Recorder, *args: Any, **keywords: Any) -> None:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OperationalError("SELECT 1", {}, ConnectionError("away"))
+        original(self, *args, **keywords)
+
+    monkeypatch.setattr(Recorder, "record", record)
+
+
+def test_a_short_absence_of_the_database_loses_nothing(live, trainer, monkeypatch):
+    fail_first(monkeypatch, 5)
+    run = queue(live)
+    assert supervisor.supervise(run.id, "gpu-1") == "succeeded"
+    losses = live.db.scalar(select(func.count()).where(RunEvent.run_id == run.id, RunEvent.kind == "metrics"))
+    assert losses == 6
+
+
+def test_an_absence_longer_than_the_lease_gives_the_run_up(live, trainer, monkeypatch, settings, tmp_path):
+    monkeypatch.setattr(settings, "lease_seconds", 1)
+    trainer("ok", 0.2)
+    fail_first(monkeypatch, 10_000)
+    run = queue(live, max_steps=500)
+    assert supervisor.supervise(run.id, "gpu-1") is None
+    assert trainers(tmp_path) == []
+    assert reload(live, run).status == "starting"  # the reaper's, once the lease is over
