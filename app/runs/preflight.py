@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.core.storage import artifact_path, artifacts_root
 from app.models import Snapshot, Worker
 from app.runs.base_models import BaseModel
+from app.runs.snapshot_facts import SnapshotFacts, snapshot_facts
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.estimate import DataSize, DeviceKind, RunEstimate, estimate_run
 from worker.alignment.weights import HIGH, LOW, ClassWeights, advised_weights, weight_ratio, within_advice
@@ -26,7 +23,6 @@ SMALL_CLASS = 50
 """Fewer labels of a class than this give evaluations that cannot tell much."""
 USUAL_LEARNING_RATE = (5e-7, 1e-3)
 """The paper's 5e-7 … 5e-6 is for full fine-tuning; LoRA is trained with 10 to 100 times that."""
-SAMPLED_ROWS = 5000
 MIN_FREE_BYTES, LOW_FREE_BYTES = 256 * 2**20, 2 * 2**30
 HEARD_SECONDS = 30
 MEMORY_LIMIT = 0.92
@@ -68,32 +64,6 @@ class Preflight:
     @property
     def warnings(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.level == "warning"]
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotFacts:
-    """Read once from the files of an immutable snapshot."""
-
-    dev_prompts_with_both: int
-    characters: tuple[int, ...]
-    """Prompt and completion together, of up to SAMPLED_ROWS training rows."""
-    completion_characters: int
-    """Of the same rows, in all."""
-
-    def data_size(self, num_rows: int) -> DataSize:
-        """Scaled from the sampled rows to all ``num_rows``."""
-        scale = num_rows / max(len(self.characters), 1)
-        return DataSize.from_characters(
-            num_rows=num_rows,
-            characters=round(sum(self.characters) * scale),
-            completion_characters=round(self.completion_characters * scale),
-            longest=max(self.characters, default=0),
-        )
-
-    def share_over(self, max_length: int) -> float:
-        """Share of rows that are probably longer than ``max_length`` tokens."""
-        over = sum(_tokens(length) > max_length for length in self.characters)
-        return over / max(len(self.characters), 1)
 
 
 def train_counts(snapshot: Snapshot) -> tuple[int, int]:
@@ -268,40 +238,3 @@ def workers_heard(db: Session) -> list[Worker]:
     """Workers that gave a sign of life in the last half minute."""
     since = func.clock_timestamp() - timedelta(seconds=HEARD_SECONDS)
     return list(db.scalars(select(Worker).where(Worker.heard_at > since).order_by(Worker.name)))
-
-
-@lru_cache(maxsize=32)
-def snapshot_facts(folder: str) -> SnapshotFacts:
-    """A snapshot's folder is immutable and named by its content, so its facts are kept."""
-    train, dev = Path(folder) / "train.jsonl", Path(folder) / "dev.jsonl"
-    labels: dict[str, set[bool]] = defaultdict(set)
-    for row in _rows(dev) if dev.is_file() else []:
-        labels[json.dumps(row["prompt"], sort_keys=True)].add(bool(row["label"]))
-    both = sum(len(found) == 2 for found in labels.values())
-    rows = _rows(train, SAMPLED_ROWS)
-    return SnapshotFacts(
-        dev_prompts_with_both=both,
-        characters=tuple(_characters(row["prompt"]) + _characters(row["completion"]) for row in rows),
-        completion_characters=sum(_characters(row["completion"]) for row in rows),
-    )
-
-
-def _rows(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            if limit is not None and len(rows) >= limit:
-                break
-            if line.strip():
-                rows.append(json.loads(line))
-    return rows
-
-
-def _characters(messages: list[dict[str, Any]]) -> int:
-    return sum(len(json.dumps(message.get("content") or "", ensure_ascii=False)) for message in messages)
-
-
-def _tokens(characters: int) -> int:
-    return DataSize.from_characters(
-        num_rows=1, characters=characters, completion_characters=0, longest=characters
-    ).longest_row

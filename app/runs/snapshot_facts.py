@@ -1,0 +1,77 @@
+"""What the preflight wants to know of a snapshot's files: read once, since they never change."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from worker.alignment.estimate import DataSize
+
+SAMPLED_ROWS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFacts:
+    """Read once from the files of an immutable snapshot."""
+
+    dev_prompts_with_both: int
+    characters: tuple[int, ...]
+    """Prompt and completion together, of up to SAMPLED_ROWS training rows."""
+    completion_characters: int
+    """Of the same rows, in all."""
+
+    def data_size(self, num_rows: int) -> DataSize:
+        """Scaled from the sampled rows to all ``num_rows``."""
+        scale = num_rows / max(len(self.characters), 1)
+        return DataSize.from_characters(
+            num_rows=num_rows,
+            characters=round(sum(self.characters) * scale),
+            completion_characters=round(self.completion_characters * scale),
+            longest=max(self.characters, default=0),
+        )
+
+    def share_over(self, max_length: int) -> float:
+        """Share of rows that are probably longer than ``max_length`` tokens."""
+        over = sum(_tokens(length) > max_length for length in self.characters)
+        return over / max(len(self.characters), 1)
+
+
+@lru_cache(maxsize=32)
+def snapshot_facts(folder: str) -> SnapshotFacts:
+    """A snapshot's folder is immutable and named by its content, so its facts are kept."""
+    train, dev = Path(folder) / "train.jsonl", Path(folder) / "dev.jsonl"
+    labels: dict[str, set[bool]] = defaultdict(set)
+    for row in _rows(dev) if dev.is_file() else []:
+        labels[json.dumps(row["prompt"], sort_keys=True)].add(bool(row["label"]))
+    both = sum(len(found) == 2 for found in labels.values())
+    rows = _rows(train, SAMPLED_ROWS)
+    return SnapshotFacts(
+        dev_prompts_with_both=both,
+        characters=tuple(_characters(row["prompt"]) + _characters(row["completion"]) for row in rows),
+        completion_characters=sum(_characters(row["completion"]) for row in rows),
+    )
+
+
+def _rows(file: Path, limit: int | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            if limit is not None and len(rows) >= limit:
+                break
+            if line.strip():
+                rows.append(json.loads(line))
+    return rows
+
+
+def _characters(messages: list[dict[str, Any]]) -> int:
+    return sum(len(json.dumps(message.get("content") or "", ensure_ascii=False)) for message in messages)
+
+
+def _tokens(characters: int) -> int:
+    return DataSize.from_characters(
+        num_rows=1, characters=characters, completion_characters=0, longest=characters
+    ).longest_row
