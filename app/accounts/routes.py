@@ -80,7 +80,7 @@ def start(
         person = db.get(User, link.user_id) if link.user_id else None
         context = {"token": token, "purpose": link.purpose, "person": person, "form": form, "errors": error.fields}
         return render(request, "accounts/start.html", context, status_code=error.status)
-    response = redirect(request, "/projects")
+    response = redirect(request, "/")
     start_session(db, request, response, user)
     return response
 

@@ -84,9 +84,9 @@ def drop_cookie(response: Response, kind: str) -> None:
 
 
 def local_path(target: str) -> str:
-    """``target`` where it is a path of this site, else the list of projects: no redirect leaves it."""
+    """``target`` where it is a path of this site, else the first page: no redirect leaves it."""
     parts = urlsplit(target)
     is_local = target.startswith("/") and not target.startswith("//") and not parts.scheme and not parts.netloc
     if not is_local or "\\" in target or any(ord(letter) < 32 for letter in target):
-        return "/projects"
-    return target if parts.path not in ("/login", "/logout") else "/projects"
+        return "/"
+    return target if parts.path not in ("/login", "/logout") else "/"

@@ -37,7 +37,7 @@ def test_first_start_makes_the_owner(db: Session, client: TestClient) -> None:
     assert page.status_code == 200
     assert "Make the owner" in page.text
     answer = post(client, token, OWNER)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/projects")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
     owner = db.scalars(select(User)).one()
     assert (owner.email, owner.is_owner) == ("ada@example.org", True)
     assert verify_password(PASSWORD, owner.password_hash)

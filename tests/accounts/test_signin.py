@@ -66,7 +66,7 @@ def test_sign_in_and_out(db: Session, client: TestClient, person: User) -> None:
     page = client.get("/account")
     assert page.status_code == 200
     assert "ada@example.org" in page.text
-    assert client.get("/login").headers["location"] == "/projects"
+    assert client.get("/login").headers["location"] == "/"
     out = client.post("/logout", data={"csrf_token": csrf_token(hash_token(token))})
     assert out.headers["location"] == "/login"
     assert num_sessions(db) == 0
@@ -180,13 +180,13 @@ def test_csrf_missing_or_wrong(db: Session, client: TestClient, person: User) ->
     ("target", "path"),
     [
         ("/p/x/runs?a=1", "/p/x/runs?a=1"),
-        ("", "/projects"),
-        ("https://evil.example", "/projects"),
-        ("//evil.example", "/projects"),
-        ("/\\evil.example", "/projects"),
-        ("/\t/evil.example", "/projects"),
-        ("javascript:alert(1)", "/projects"),
-        ("/login?next=/login", "/projects"),
+        ("", "/"),
+        ("https://evil.example", "/"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("/\t/evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/login?next=/login", "/"),
     ],
 )
 def test_next_stays_on_this_site(target: str, path: str) -> None:

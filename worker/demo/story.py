@@ -19,7 +19,7 @@ from app.accounts.keys import create_key
 from app.accounts.links import make_link
 from app.accounts.service import create_project, create_user
 from app.core.db import session_scope
-from app.core.security import hash_token
+from app.core.security import hash_token, new_token
 from app.datasets.service import freeze
 from app.embedded.child import launcher_argv
 from app.evaluations.queries import best_of, evaluations_of
@@ -82,10 +82,13 @@ class Story:
         self._command("pretrain", "--out", str(self._data / "models" / MODEL))
         self._heading(f"Feedback: {NUM_THUMBS:,} thumbs on that model's completions, by simulated raters")
         self._feedback()
-        self._heading("A frozen snapshot of the labels")
-        snapshot = self._snapshot()
-        self._heading("A KTO run with LoRA on the worker, evaluated at every checkpoint")
-        run_id = self._run(snapshot)
+        run_id = self._earlier_run()
+        if run_id is None:
+            self._heading("A frozen snapshot of the labels")
+            snapshot = self._snapshot()
+            self._heading("A KTO run with LoRA on the worker, evaluated at every checkpoint")
+            run_id = self._run(snapshot)
+        self._watch(run_id)
         self._heading("Before and after")
         self._before_after(run_id)
         self._heading("The best checkpoint becomes a version, and production")
@@ -196,15 +199,28 @@ class Story:
             train = snapshot.counts["train"]
             config = demo_config(find_base_model(MODEL).name, train["desirable"], train["undesirable"])
             run = launch(
-                db, project, demo_user(db), config=config, snapshot=snapshot, launch_key=f"demo-{snapshot_hash[:16]}"
+                db, project, demo_user(db), config=config, snapshot=snapshot, launch_key=f"demo-{new_token(8)}"
             )
             say(f"   {run.name}: {base_url()}/p/{SLUG}/runs/{run.id}")
-            run_id = run.id
-        self._watch(run_id)
-        return run_id
+            return run.id
+
+    def _earlier_run(self) -> int | None:
+        """The run of an earlier start, unless it failed: it goes on, or is shown again."""
+        with session_scope() as db:
+            run = db.scalar(
+                select(Run)
+                .where(
+                    Run.project_id == demo_project(db).id,
+                    Run.launch_key.startswith("demo-"),
+                    Run.status.not_in((RunStatus.FAILED, RunStatus.CANCELLED)),
+                )
+                .order_by(Run.id.desc())
+                .limit(1)
+            )
+            return run.id if run else None
 
     def _watch(self, run_id: int) -> None:
-        shown = ""
+        shown, said_at = "", 0.0
         for run in self._changes(run_id):
             metrics = run.summary.get("metrics") or {}
             words = f"{run.status}, step {run.step} of {run.total_steps}"
@@ -212,9 +228,9 @@ class Story:
                 words += f", loss {metrics['loss']:.3f}"
             if "rewards/margins" in metrics:
                 words += f", margin {metrics['rewards/margins']:+.2f}"
-            if words != shown and (run.status in FINAL or run.step % 10 == 0):
+            if words != shown and (run.status in FINAL or time.monotonic() - said_at > 3):
                 say(f"   {words}")
-                shown = words
+                shown, said_at = words, time.monotonic()
             if run.status == RunStatus.SUCCEEDED:
                 return
             if run.status in FINAL:
@@ -290,7 +306,7 @@ def demo_config(model: str, num_desirable: int, num_undesirable: int) -> Alignme
         base_model=model,
         desirable_weight=weights.desirable,
         undesirable_weight=weights.undesirable,
-        learning_rate=7e-4,
+        learning_rate=5e-4,
         max_steps=60,
         num_epochs=10,
         batch_size=32,
