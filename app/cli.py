@@ -153,8 +153,8 @@ def web() -> None:
 @in_words
 def worker() -> None:
     """A worker node: trains, exports, and keeps the clock."""
-    from app.embedded.supervisor import Supervisor
     from app.core.storage import data_dir
+    from app.embedded.supervisor import Supervisor
     from app.serve import processes, services
     from app.settings import get_settings
 

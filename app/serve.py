@@ -58,9 +58,7 @@ def services(folder: Path | None = None) -> Iterator[EmbeddedServices]:
     if settings.database_url:
         check_database(settings.database_url)
     root = data_dir()
-    with EmbeddedServices(
-        folder or root, database_url=settings.database_url, redis_url=settings.redis_url
-    ) as running:
+    with EmbeddedServices(folder or root, database_url=settings.database_url, redis_url=settings.redis_url) as running:
         set_environment(DATABASE_URL=running.database_url, REDIS_URL=running.redis_url, KTO_DATA_DIR=str(root))
         migrate(running.database_url)
         yield running

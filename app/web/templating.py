@@ -14,11 +14,11 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from app.core.resources import resource_dir
 from app.web import formats, svg
 from app.web.flash import clear_flash, read_flash
 from app.web.markdown import render_markdown
 from app.web.nav import Navigation, navigation
-from app.core.resources import resource_dir
 from app.web.static import static_url, vendor_path, vendor_url
 
 
