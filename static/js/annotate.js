@@ -19,6 +19,7 @@ const keep = () => { try { localStorage.setItem(OUTBOX, JSON.stringify(outbox));
 const outbox = load();
 let sending = false;
 let offline = false;
+let undoWanted = false;
 
 const say = (words) => { saved.textContent = words; };
 const shownSlot = () => holder.querySelector("[data-slot]")?.dataset.slot ?? "";
@@ -87,6 +88,10 @@ async function drain() {
     }
   }
   sending = false;
+  if (undoWanted && !outbox.length) {
+    undoWanted = false;
+    await takeBack();
+  }
 }
 
 async function refill() {
@@ -110,14 +115,19 @@ form.addEventListener("submit", (event) => {
   drain();
 });
 
-undoForm.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  if (outbox.length) { say("Wait until your last verdict is saved."); return; }
+async function takeBack() {
   try {
     const before = shownSlot();
     apply(await post("undo", []), true);
     say(before === shownSlot() ? "There is nothing to undo." : "Taken back.");
   } catch { say("Not connected. Nothing was taken back."); }
+}
+
+// Undo right after a verdict: it waits for the verdict that is still on its way.
+undoForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  undoWanted = outbox.length > 0;
+  if (!undoWanted) takeBack();
 });
 
 // A reason chosen by its number leaves the focus where it was, so that the space bar still skips.
