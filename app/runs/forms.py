@@ -80,7 +80,6 @@ class LaunchForm(BaseModel):
     max_grad_norm: float = 1.0
     max_length: int = 2048
     tokens_per_microbatch: int = 16384
-    kl_scope: Literal["step", "microbatch"] = "step"
     attention: Literal["auto", "flash", "varlen", "sdpa", "eager"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     num_threads: int = Field(0, ge=0, le=1024)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result, kl_estimate
+from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result
 from worker.alignment.evaluation.stats import auc, bootstrap_interval, weighted_auc, weighted_mean
 
 
@@ -24,6 +24,7 @@ def rows(**changes: object) -> HeldoutRows:
         "prompt_keys": np.array(["a", "a", "b", "b", "c"], dtype=object),
         "roots": np.array(["a", "a", "b", "b", "c"], dtype=object),
         "kl_logratios": np.array([0.5, -0.1, 0.2]),
+        "kl_roots": np.array(["a", "a", "b"], dtype=object),
     }
     return HeldoutRows(**(values | changes))  # type: ignore[arg-type]
 
@@ -61,6 +62,7 @@ def test_a_missing_class_gives_no_figure_instead_of_nan() -> None:
         prompt_keys=empty.astype(object),
         roots=empty.astype(object),
         kl_logratios=empty,
+        kl_roots=empty.astype(object),
     )
     result = heldout_result(nothing, beta=0.1)
     assert result.accuracy.value is None
@@ -129,10 +131,16 @@ def test_below_thirty_clusters_there_is_no_interval() -> None:
     assert low < 14.5 < high
 
 
-def test_kl_interval_is_its_standard_error() -> None:
-    values = np.tile([0.0, 1.0], 50)
-    estimate = kl_estimate(values)
-    assert estimate.value == pytest.approx(0.5)
-    assert estimate.low is not None
-    assert estimate.low == pytest.approx(0.5 - 1.96 * values.std(ddof=1) / 10)
-    assert kl_estimate(values[:20]).low is None
+def test_the_kl_interval_resamples_conversations_not_pairs() -> None:
+    """Five pairs of one conversation that agree are one observation: the interval is that of 40 values, not of 200."""
+    level = np.random.default_rng(2).normal(0.3, 1.0, size=40)
+    values, roots = np.repeat(level, 5), np.repeat(np.arange(40), 5).astype(object)
+    kl = heldout_result(rows(kl_logratios=values, kl_roots=roots), beta=0.1).kl
+    assert kl.value == pytest.approx(level.mean())
+    assert kl.n == 200
+    assert kl.low is not None
+    assert kl.high is not None
+    expected = 2 * 1.96 * level.std() / 40**0.5
+    assert kl.high - kl.low == pytest.approx(expected, rel=0.1)
+    one_conversation = heldout_result(rows(kl_logratios=values, kl_roots=np.full(200, "a", dtype=object)), beta=0.1).kl
+    assert one_conversation.low is None

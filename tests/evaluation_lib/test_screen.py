@@ -39,6 +39,7 @@ def heldout() -> HeldoutRows:
         prompt_keys=keys,
         roots=keys,
         kl_logratios=rng.normal(size=40),
+        kl_roots=keys[::2],
     )
 
 

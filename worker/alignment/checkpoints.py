@@ -67,7 +67,8 @@ def save_checkpoint(path: Path, manifest: Manifest, model: Any, optimizer: Any) 
         inference_mode, config.inference_mode = config.inference_mode, True
         config.save_pretrained(str(partial))
         config.inference_mode = inference_mode
-        torch.save({"optimizer": optimizer.state_dict(), "rng": rng_state()}, partial / STATE)
+        with (partial / STATE).open("wb") as state:  # given a path, torch tells of a full disk as of a broken archive
+            torch.save({"optimizer": optimizer.state_dict(), "rng": rng_state()}, state)
         hashes = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
         text = json.dumps(asdict(manifest) | {"files": hashes}, indent=1, sort_keys=True)
         (partial / MANIFEST).write_text(text, encoding="utf-8")

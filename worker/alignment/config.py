@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 Objective = Literal["kto"]
-KlScope = Literal["step", "microbatch"]
+Schedule = Literal["cosine", "linear", "constant"]
 Attention = Literal["auto", "flash", "varlen", "sdpa", "eager"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -68,7 +68,7 @@ class AlignmentConfig:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     learning_rate: float = 5e-6
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -84,9 +84,10 @@ class AlignmentConfig:
     """Token budget of one forward pass; the gradient does not depend on it."""
     max_length: int = 2048
     """Prompt and completion together. A longer prompt loses its left part; a longer completion is skipped and reported."""
-    kl_scope: KlScope = "step"
     attention: Attention = "auto"
+    """How packed rows attend; ``eager`` is the padded path. A backend that this device lacks fails the run at its start."""
     precision: Precision = "auto"
+    """Of the base model; ``auto`` is bfloat16 on CUDA and float32 elsewhere. Adapters and losses stay in float32."""
     seed: int = 0
     num_threads: int = 0
     """CPU threads for torch; 0 leaves torch's choice."""
@@ -142,12 +143,21 @@ class TrainSpec:
 def _range_errors(config: AlignmentConfig) -> dict[str, str]:
     rules: dict[str, tuple[bool, str]] = {
         "base_model": (bool(config.base_model.strip()), "choose a base model"),
+        "objective": (config.objective in get_args(Objective), _one_of(Objective)),
+        "lr_schedule": (config.lr_schedule in get_args(Schedule), _one_of(Schedule)),
+        "attention": (config.attention in get_args(Attention), _one_of(Attention)),
+        "precision": (config.precision in get_args(Precision), _one_of(Precision)),
         "beta": (0 < config.beta <= 10, "must be above 0 and at most 10; 0.1 is usual"),
         "desirable_weight": (0 < config.desirable_weight <= 1000, "must be above 0 and at most 1000"),
         "undesirable_weight": (0 < config.undesirable_weight <= 1000, "must be above 0 and at most 1000"),
         "learning_rate": (0 < config.learning_rate <= 1, "must be above 0 and at most 1; 5e-6 is usual"),
         "warmup_ratio": (0 <= config.warmup_ratio < 1, "must be at least 0 and below 1"),
         "weight_decay": (0 <= config.weight_decay <= 1, "must lie between 0 and 1"),
+        "adam_beta1": (0 <= config.adam_beta1 < 1, "must be at least 0 and below 1"),
+        "adam_beta2": (0 <= config.adam_beta2 < 1, "must be at least 0 and below 1"),
+        "adam_epsilon": (0 < config.adam_epsilon <= 1, "must be above 0 and at most 1; 1e-8 is usual"),
+        "seed": (config.seed >= 0, "must be 0 or more"),
+        "num_threads": (0 <= config.num_threads <= 1024, "must be 0 (torch's choice) or at most 1024"),
         "max_grad_norm": (config.max_grad_norm > 0, "must be above 0"),
         "num_epochs": (0 < config.num_epochs <= 1000, "must be above 0 and at most 1000"),
         "max_steps": (config.max_steps >= 0, "must be 0 (by epochs) or a number of steps"),
@@ -165,9 +175,14 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "evaluation.max_new_tokens": (config.evaluation.max_new_tokens >= 1, "must be at least 1"),
         "evaluation.temperature": (config.evaluation.temperature > 0, "must be above 0"),
         "evaluation.top_p": (0 < config.evaluation.top_p <= 1, "must be above 0 and at most 1"),
+        "evaluation.seed": (config.evaluation.seed >= 0, "must be 0 or more"),
         "evaluation.word_limit": (config.evaluation.word_limit >= 8, "must be at least 8 words"),
     }
     return {name: text for name, (holds, text) in rules.items() if not holds}
+
+
+def _one_of(choices: Any) -> str:
+    return f"must be one of {', '.join(get_args(choices))}"
 
 
 def _build(cls: Any, data: dict[str, Any], prefix: str) -> Any:

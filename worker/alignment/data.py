@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worker.alignment.dataset import Encoder, Pair, Row
-from worker.alignment.errors import ModelError
+from worker.alignment.errors import DivergedError, ModelError
 from worker.alignment.partners import kl_partners, mismatched_pair
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray, ReferenceCache, ReferenceLogps, reference_logps
@@ -92,23 +92,30 @@ def score_reference(
 
 
 def prompt_cases(rows: Sequence[Row], encoder: Encoder) -> list[PromptCase]:
-    """The distinct prompts that have a category, in the order of the rows."""
+    """The distinct prompts that have a category, in the order of the rows, cut to max_length as in training."""
     from worker.alignment.evaluation.screen import PromptCase
 
     distinct = {row.prompt_key: row for row in reversed(rows) if row.category}
     return [
-        PromptCase(category=row.category, messages=row.messages, token_ids=tuple(encoder.prompt_ids(row.messages)))
+        PromptCase(category=row.category, messages=row.messages, token_ids=tuple(token_ids))
         for row in reversed(distinct.values())
-        if row.category
+        if row.category and (token_ids := encoder.sampling_ids(row.messages))
     ]
 
 
 def heldout_rows(policy: Policy, split: ScoredSplit, *, token_budget: int) -> HeldoutRows:
-    """Log-ratios of a split and of its mismatched pairs under the policy as it stands."""
+    """Log-ratios of a split and of its mismatched pairs under the policy as it stands.
+
+    Raises DivergedError where one is not finite: no figure of such a policy means anything.
+    """
     from worker.alignment.evaluation.screen import HeldoutRows
 
     logps = score_all(policy, [row.pair for row in split.rows], token_budget).double().cpu().numpy()
     kl_logps = score_all(policy, split.kl_pairs, token_budget).double().cpu().numpy()
+    bad = [row.id for row, logp in zip(split.rows, logps, strict=True) if not np.isfinite(logp)]
+    if bad or not np.isfinite(kl_logps).all():
+        rows = f" (rows {bad[:10]})" if bad else ""
+        raise DivergedError(f"Held-out log-probs are not finite{rows}; lower the learning rate or raise beta.")
     return HeldoutRows(
         labels=np.asarray([row.label for row in split.rows], dtype=bool),
         logratios=logps - split.logps,
@@ -116,4 +123,5 @@ def heldout_rows(policy: Policy, split: ScoredSplit, *, token_budget: int) -> He
         prompt_keys=np.asarray([row.prompt_key for row in split.rows], dtype=object),
         roots=np.asarray([row.root for row in split.rows], dtype=object),
         kl_logratios=kl_logps - split.kl_logps,
+        kl_roots=np.asarray([split.rows[index].root for index in split.kl_places], dtype=object),
     )

@@ -76,7 +76,7 @@ def load_split(path: Path, tokenizer: Any, *, max_length: int, end_ids: Iterable
     for number, record in enumerate(_records(path), 1):
         try:
             result = encoder.encode(record)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path.name} line {number} is not a snapshot row: {error!r}") from error
         (rows if isinstance(result, Row) else skipped).append(result)  # type: ignore[arg-type]
     return Split(rows, skipped)
@@ -144,6 +144,11 @@ class Encoder:
     def prompt_ids(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Tokens of a prompt with the generation prompt, as generation starts from it."""
         return self._ids(self._render(messages, generate=True))
+
+    def sampling_ids(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """The same cut to ``max_length`` like a training row; empty where even the system message is longer."""
+        prompt_ids, reason = self._fit(list(messages), self.prompt_ids(messages), 1)
+        return [] if reason else prompt_ids
 
     def _render(self, messages: Sequence[dict[str, Any]], *, generate: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(

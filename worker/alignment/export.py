@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
+from worker.alignment.base_model import load_causal_lm
 from worker.alignment.dataset import DEFAULT_CHAT_TEMPLATE, Pair, load_split
 from worker.alignment.errors import TrainingError
 from worker.alignment.scoring import padded_logps
@@ -123,7 +124,7 @@ def export_merged(spec: ExportSpec) -> MergeReport:
     """Merge in the base model's own dtype, in float32 if that loses too much; refuse if that does, too."""
     tokenizer = _tokenizer(spec.base_model)
     pairs = _probe_pairs(spec, tokenizer)
-    native = AutoModelForCausalLM.from_pretrained(spec.base_model, dtype="auto", use_safetensors=True).dtype
+    native = load_causal_lm(spec.base_model, dtype="auto").dtype
     attempts: list[MergeAttempt] = []
     for dtype in dict.fromkeys((native, torch.float32)):
         with _new_folder(Path(spec.out_dir)) as folder:
@@ -199,8 +200,7 @@ def _merge_into(
 
 def _load(path: str) -> Any:
     """The stored weights, computed with in float32 on the CPU: slow for a large model, but the same everywhere."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto", use_safetensors=True)
-    return model.float().eval()
+    return load_causal_lm(path, dtype="auto").float().eval()
 
 
 @torch.no_grad()

@@ -39,10 +39,11 @@ class Head:
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
         """[N, V] in float32 (float64 for float64 models): log-sums of half-precision logits are off by nats."""
-        if hidden_NH.is_cuda and hidden_NH.dtype in (torch.bfloat16, torch.float16):
-            logits_NV = torch.mm(hidden_NH, self.weight.t(), out_dtype=torch.float32)
-        else:
-            logits_NV = torch.mm(hidden_NH, self.weight.t()).to(torch.promote_types(hidden_NH.dtype, torch.float32))
+        wide = torch.promote_types(hidden_NH.dtype, torch.float32)
+        if hidden_NH.is_cuda and hidden_NH.dtype != wide:
+            logits_NV = torch.mm(hidden_NH, self.weight.t(), out_dtype=wide)
+        else:  # a CPU has no product of half-precision factors that keeps float32
+            logits_NV = torch.mm(hidden_NH.to(wide), self.weight.t().to(wide))
         if self.bias is not None:
             logits_NV += self.bias
         if self.scale != 1.0:

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from worker.alignment.attention import WORDS, Backend, choose_backend
+from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
 from worker.alignment.config import AlignmentConfig, LoraSettings, Precision
 from worker.alignment.dataset import Pair
 from worker.alignment.errors import ModelError
@@ -108,13 +109,13 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         backend = choose_backend(config.attention, device, dtype)
     except ValueError as error:
         raise ModelError(f"{error}.") from error
-    options = {"trust_remote_code": False, "local_files_only": Path(model_path).is_dir()}
+    base = load_causal_lm(model_path, dtype=dtype, name=config.base_model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path, **options)
-        base = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, use_safetensors=True, **options)
+        local = Path(model_path).is_dir()
+        tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False, local_files_only=local)
         folder = Path(str(cached_file(model_path, "config.json", local_files_only=True))).parent
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"The base model {config.base_model} cannot be loaded: {error}") from error
+    except UNREADABLE as error:
+        raise unreadable(config.base_model, error) from error
     text_config = base.config.get_text_config()
     if config.attention == "eager" or getattr(text_config, "attn_logit_softcapping", None):
         base.set_attn_implementation("eager")  # SDPA has no soft-cap

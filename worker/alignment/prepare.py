@@ -104,7 +104,7 @@ def check_rows(train: Split, dev: Split, report: JsonlReporter) -> None:
     """Tell of skipped rows by id and reason, of one-sided data and of an empty dev split; refuse an empty train split."""
     skipped: list[SkippedRow] = [*train.skipped, *dev.skipped]
     if skipped:
-        most = Counter(row.reason for row in skipped).most_common(1)[0][0]
+        most = _most_frequent(skipped)
         report.notice(
             f"{len(skipped)} rows are skipped; the most frequent reason: {most}.",
             warning=True,
@@ -112,11 +112,16 @@ def check_rows(train: Split, dev: Split, report: JsonlReporter) -> None:
             rows=[row._asdict() for row in skipped[:MAX_SKIPPED_SHOWN]],
         )
     if not train.rows:
-        raise DataError("The train split has no usable row.")
+        reason = f"; the most frequent reason: {_most_frequent(train.skipped)}" if train.skipped else ""
+        raise DataError(f"The train split has no usable row{reason}.")
     if len({row.label for row in train.rows}) == 1:
         report.notice("All training rows have one label; KTO works best with both.", warning=True)
     if not dev.rows:
         report.notice("The dev split is empty: checkpoints are saved but not evaluated.", warning=True)
+
+
+def _most_frequent(skipped: Sequence[SkippedRow]) -> str:
+    return Counter(row.reason for row in skipped).most_common(1)[0][0]
 
 
 def pins_of(policy: Policy, template: str | None, cache_dir: Path) -> dict[str, Any]:

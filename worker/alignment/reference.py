@@ -80,11 +80,14 @@ class ReferenceCache:
         name = hashlib.sha256(keys.tobytes() + values.tobytes()).hexdigest()[:32]
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f".{name}.{os.getpid()}.partial"
-        with partial.open("wb") as file:
-            np.savez(file, keys=keys, values=values)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._folder / f"{name}.npz")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, keys=keys, values=values)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._folder / f"{name}.npz")
+        finally:
+            partial.unlink(missing_ok=True)  # a full disk needs the room
         self._fresh.clear()
 
     def _read(self, path: Path) -> None:

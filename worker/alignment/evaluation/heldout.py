@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.alignment.evaluation.stats import (
-    MIN_CLUSTERS,
     Floats,
     auc,
     bootstrap_interval,
@@ -27,7 +26,7 @@ from worker.alignment.events import Estimate, HeldoutResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldoutRows:
-    """The dev split under one checkpoint; every array but the last is [N]."""
+    """The dev split under one checkpoint; every array but the last two is [N]."""
 
     labels: NDArray[np.bool_]
     logratios: Floats
@@ -38,6 +37,8 @@ class HeldoutRows:
     """Conversation roots: the clusters."""
     kl_logratios: Floats
     """[M] logratios of mismatched pairs."""
+    kl_roots: NDArray[Any]
+    """[M] conversation roots of their prompts."""
 
 
 def heldout_result(rows: HeldoutRows, beta: float) -> HeldoutResult:
@@ -52,22 +53,10 @@ def heldout_result(rows: HeldoutRows, beta: float) -> HeldoutResult:
         auc=_pooled_auc(rewards, rows.labels, clusters, num_clusters),
         auc_within_prompt=_auc_within_prompt(rewards, rows),
         auc_length=_pooled_auc(rows.lengths.astype(np.float64), rows.labels, clusters, num_clusters),
-        kl=kl_estimate(rows.kl_logratios),
+        kl=_mean(rows.kl_logratios, *cluster_index(rows.kl_roots)),
         reward_desirable=_class_mean(rewards, rows.labels),
         reward_undesirable=_class_mean(rewards, ~rows.labels),
     )
-
-
-def kl_estimate(logratios_M: Floats) -> Estimate:
-    """Mean and normal 95 % interval (1.96 standard errors) over mismatched pairs; no interval below 30 pairs."""
-    num = len(logratios_M)
-    if num == 0:
-        return Estimate(value=None)
-    mean = float(logratios_M.mean())
-    if num < MIN_CLUSTERS:
-        return Estimate(value=mean, n=num)
-    margin = 1.96 * float(logratios_M.std(ddof=1)) / num**0.5
-    return Estimate(value=mean, low=mean - margin, high=mean + margin, n=num)
 
 
 def _mean(values_N: Floats, clusters_N: NDArray[np.int64], num_clusters: int) -> Estimate:
