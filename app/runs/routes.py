@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.errors import InvalidError
+from app.datasets.service import find_snapshot
 from app.models import Run
 from app.runs import launching, lifecycle, service, views, workers
 from app.runs.events import ViewedRun
@@ -44,10 +45,12 @@ def run_list(request: Request, viewer: CanView, db: Db, before: str | None = Non
 
 @router.get("/new")
 def launch_form(
-    request: Request, viewer: CanLaunch, db: Db, clone: int | None = None, snapshot: int | None = None
+    request: Request, viewer: CanLaunch, db: Db, clone: int | None = None, snapshot: str = ""
 ) -> HTMLResponse:
+    """``snapshot`` is its hash, as its page links here."""
     source = service.get_run(db, viewer.project, clone) if clone else None
-    form = launching.start_form(db, viewer.project, source=source, snapshot_id=snapshot)
+    chosen = find_snapshot(db, viewer.project, snapshot).id if snapshot else None
+    form = launching.start_form(db, viewer.project, source=source, snapshot_id=chosen)
     form = form.model_copy(update={"launch_key": secrets.token_urlsafe(16)})
     return _form_page(request, db, viewer, form.model_dump(), source=source)
 

@@ -70,6 +70,11 @@ def test_the_form_holds_the_newest_snapshot_and_the_preflight(page, root, bench)
     assert "Launch run" in answer.text
 
 
+def test_a_snapshot_page_links_to_the_form_by_hash(page, root, bench):
+    chosen = page(f"{root}/runs/new?snapshot={bench.snapshot.content_hash}")
+    assert f'<option value="{bench.snapshot.id}" selected' in chosen
+
+
 def test_without_a_snapshot_the_form_leads_to_readiness(page, factory, sign_in):
     project = factory.project()
     browser = sign_in(factory.member(project, Role.LEAD))
