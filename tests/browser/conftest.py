@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -71,12 +73,14 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """The whole demo, for real: pre-training, feedback, snapshot, run, evaluation, promotion. Minutes, once."""
-    import shutil
-    import tempfile
-
     # Not below pytest's own folder: the database's system user could not enter that one.
     data = Path(tempfile.mkdtemp(prefix="kto-demo-", dir="/tmp")) / "data"
     data.parent.chmod(0o711)
+    if known := os.environ.get(
+        "KTO_TEST_MODEL"
+    ):  # a demo model of an earlier run: saves its pre-training while writing tests
+        shutil.copytree(known, data / "models" / "demo-base")
+        data.chmod(0o711)
     port = free_port()
     command = [sys.executable, "-m", "worker.demo.loop", "--port", str(port), "--data", str(data)]
     process = subprocess.Popen(
@@ -84,12 +88,14 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     )
     started = Product(f"http://127.0.0.1:{port}", data, process)
 
+    assert process.stdout is not None
+
     def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             started.lines.append(line.rstrip())
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     deadline = time.monotonic() + 900
     while not re.search(r"Serving at|did not finish", started.output):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -99,6 +105,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     yield started
     process.terminate()
     process.wait(timeout=120)
+    reader.join(timeout=10)
+    process.stdout.close()
     shutil.rmtree(data.parent, ignore_errors=True)
 
 

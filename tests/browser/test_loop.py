@@ -55,7 +55,8 @@ def test_import_label_freeze_launch_watch_evaluate_promote(page: Page, tmp_path:
     page.get_by_role("button", name="Freeze a snapshot").first.click()
     page.wait_for_url(f"**{PROJECT}/snapshots/*")
 
-    page.get_by_role("link", name=re.compile("Launch")).first.click()
+    page.get_by_role("link", name="Launch run").click()
+    page.wait_for_url("**/runs/new?**")
     launch(page)
     watch(page)
     run_url = page.url
@@ -89,11 +90,11 @@ def label_ten(page: Page) -> None:
 def launch(page: Page) -> None:
     for name, value in {
         "max_steps": "6",
-        "evaluation_interval_steps": "3",
+        "interval_steps": "3",
         "learning_rate": "0.001",
-        "evaluation_max_new_tokens": "16",
-        "evaluation_samples_per_prompt": "2",
-        "evaluation_prompts_per_category": "1",
+        "max_new_tokens": "16",
+        "samples_per_prompt": "2",
+        "prompts_per_category": "1",
     }.items():
         field = page.locator(f'[name="{name}"]')
         field.evaluate("node => { const box = node.closest('details'); if (box) box.open = true; }")
