@@ -71,7 +71,7 @@ def test_the_form_holds_the_newest_snapshot_and_the_preflight(page, root, bench)
 
 
 def test_a_snapshot_page_links_to_the_form_by_hash(page, root, bench):
-    chosen = page(f"{root}/runs/new?snapshot={bench.snapshot.content_hash}")
+    chosen = page.get(f"{root}/new?snapshot={bench.snapshot.content_hash}").text
     assert f'<option value="{bench.snapshot.id}" selected' in chosen
 
 
