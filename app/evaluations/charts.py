@@ -60,7 +60,7 @@ def rewards_by_class(evaluations: Sequence[Evaluation], *, width: int = 460, hei
     parts: list[str] = []
     for tick in nice_ticks(low, high, 3):
         parts += [line(left, y(tick), right, y(tick), "grid-l"), text(left - 6, y(tick) + 4, signed(tick, 2), "end")]
-    parts += [line(left, y(0), right, y(0), "ref-l"), text(right, y(0) - 4, "reference", "end")]
+    parts += [line(left, y(0), right, y(0), "ref-l"), text(right, y(0) - 4, "reference", "end halo")]
     parts += [text(x(tick), height - 6, num(int(tick)), "mid") for tick in nice_ticks(0, last, 4)]
     for (cls, points), word in zip(series.items(), ("Desirable", "Undesirable"), strict=True):
         drawn = [(x(step), y(value)) for step, value in points]

@@ -14,6 +14,7 @@ from app.core.errors import NotFoundError
 from app.core.pagination import int_cursor
 from app.evaluations import charts, queries, words
 from app.models import Evaluation, EvaluationCategory, Run
+from app.runs.curves import SIMILARITY_MARGIN
 from app.web.templating import render
 
 router = APIRouter(prefix="/p/{slug}/evaluations", include_in_schema=False)
@@ -37,7 +38,7 @@ def overview(request: Request, viewer: CanView, db: Db, run_id: int) -> Response
     return render(
         request,
         "evaluations/overview.html",
-        {**context, "charts": charts, "sentences": words.verdict(shown) if shown else (), "spoken": words.spoken},
+        {**context, "charts": charts, "sentences": words.verdict(shown) if shown else (), "margin": SIMILARITY_MARGIN},
     )
 
 
@@ -75,7 +76,7 @@ def diversity(
             "sort": sort,
             "sorts": list(SORTS.items()),
             "sentence": words.diversity_sentence(shown.diversity) if shown else "",
-            "margin": words.SIMILARITY_MARGIN,
+            "margin": SIMILARITY_MARGIN,
             "charts": charts,
         },
     )

@@ -7,9 +7,6 @@ from typing import Any
 from app.models import Evaluation
 from app.web.formats import interval, num, plural, signed
 
-SIMILARITY_MARGIN = 0.05
-"""Largest rise of mean within-prompt similarity that counts as "not less varied"."""
-
 
 def spoken(estimate: dict[str, Any], digits: int = 3) -> str:
     """The figure followed by its interval."""

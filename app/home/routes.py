@@ -11,9 +11,11 @@ from app.accounts.access import Require, Viewer
 from app.accounts.service import projects_of
 from app.core.clock import utcnow
 from app.core.db import Db
-from app.home.charts import mini_days
+from app.home.charts import mini_days, served_auc
 from app.home.service import home_of
 from app.registry.gates import failed, summary_of
+from app.runs.curves import held_out_auc
+from app.runs.views import planned_checkpoints
 from app.web.templating import render
 
 router = APIRouter(include_in_schema=False)
@@ -29,8 +31,13 @@ def start(db: Db, viewer: Annotated[Viewer, Depends(Require("account.view"))]) -
 @router.get("/p/{slug}/")
 def home(request: Request, db: Db, viewer: Annotated[Viewer, Depends(Require("project.view"))]) -> Response:
     view = home_of(db, viewer.project, viewer.can, utcnow())
+    auc = held_out_auc(view.served.heldout) if view.served else None
+    run = view.open_run or (view.runs[0].run if view.runs else None)
     context = {
         "home": view,
+        "planned": planned_checkpoints(run) if run else [],
+        "served_auc": auc,
+        "served": served_auc(auc) if auc and auc["value"] is not None else "",
         "today": view.days[-1],
         "mini": mini_days(view.days[-14:]),
         "failed": failed(view.gates),

@@ -12,7 +12,7 @@ from app.datasets.service import latest_snapshot
 from app.home import queries
 from app.home.next_steps import Facts, Step, next_steps
 from app.home.queries import Annotator, Count, Labels, RecentRun
-from app.models import Alias, ModelVersion, Project, Run, Snapshot
+from app.models import Alias, Evaluation, ModelVersion, Project, Run, Snapshot
 from app.registry.gates import Gate, gates_of
 from app.registry.service import evaluation_of, latest_version, production
 from app.web.svg import Day
@@ -29,6 +29,8 @@ class Home:
     version: ModelVersion | None
     gates: list[Gate]
     holder: Alias | None
+    served: Evaluation | None
+    """Of the version in production."""
     annotators: list[Annotator]
     open_slots: Count
     steps: list[Step]
@@ -71,6 +73,7 @@ def home_of(db: Session, project: Project, can: Callable[[str], bool], now: date
         version=version,
         gates=gates,
         holder=holder,
+        served=evaluation_of(db, holder.version) if holder else None,
         annotators=queries.annotating_now(db, project, now),
         open_slots=open_slots,
         steps=next_steps(facts, can),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
-from app.evaluations.words import SIMILARITY_MARGIN
 from app.models import Evaluation
+from app.runs.curves import SIMILARITY_MARGIN
 from app.web.formats import interval, num, pct, plural, signed
 
 Outcome = Literal["pass", "fail", "missing"]

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from app.models import Checkpoint, Run, RunEvent
 
 MAX_POINTS = 400
+SIMILARITY_MARGIN = 0.05
+"""Largest rise of mean within-prompt similarity that counts as "not less varied"."""
 CSV_BATCH = 1000
 
 

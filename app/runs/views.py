@@ -73,6 +73,7 @@ def page_context(db: Session, run: Run) -> dict[str, Any]:
     return live_context(db, run) | {
         "entries": entries,
         "last_event_id": last_id,
+        "similarity_margin": curves.SIMILARITY_MARGIN,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 DASH = "\u2013"
 MINUS = "\u2212"
@@ -121,7 +121,14 @@ def short(text: str | None, length: int = 8) -> str:
     return text[:length] if text else DASH
 
 
+def codes(text: str | None) -> Markup:
+    """The text escaped, what stands between backticks as ``<code>``."""
+    parts = str(escape(text or "")).split("`")
+    return Markup("".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts)))  # noqa: S704 - escaped above
+
+
 FILTERS = {
+    "codes": codes,
     "num": num,
     "pct": pct,
     "signed": signed,

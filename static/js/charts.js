@@ -1,9 +1,9 @@
 // Run curves by uPlot: raw behind smoothed, a dot at the end, room up to the planned end, one cursor over all charts.
-import { duration, figure, smooth, thousands } from "./series.js";
+import * as marks from "./marks.js";
+import { duration, figure, smooth, thousands, token } from "./series.js";
 
 const HEIGHT = 136;
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const token = (name) => css(/^r[1-8]$/.test(name) ? `--k-run-${name.slice(1)}` : `--k-${name}`);
+const colourOf = (name) => token(/^r[1-8]$/.test(name) ? `run-${name.slice(1)}` : name);
 
 class Charts {
   constructor(root) {
@@ -95,11 +95,12 @@ class Curve {
     this.names = data.names ? data.names.split(" ") : this.keys;
     this.digits = Number(data.digits);
     this.ref = data.ref === undefined ? null : Number(data.ref);
+    this.margin = data.margin === undefined ? null : Number(data.margin);
     this.evaluated = data.evals !== undefined;
     this.signed = data.signed !== undefined;
   }
 
-  colour(index) { return token(this.colours[index % this.colours.length]); }
+  colour(index) { return colourOf(this.colours[index % this.colours.length]); }
 
   points(key) { return this.parent.data.evals[key] ?? []; }
 
@@ -181,7 +182,7 @@ class Curve {
   series() {
     return this.keys.flatMap((key, k) => {
       const stroke = this.colour(k);
-      if (this.evaluated) return [{ label: key, stroke, width: 0, paths: () => null, points: { show: true, size: 7, fill: css("--k-surface"), width: 1.75 } }];
+      if (this.evaluated) return [{ label: key, stroke, width: 0, paths: () => null, points: { show: false } }]; // drawEnds draws them
       return [
         { label: `${key}, raw`, stroke, width: 1, alpha: 0.28, points: { show: false } },
         { label: key, stroke, width: 1.75, dash: k ? [6, 3] : undefined, points: { show: false } },
@@ -191,7 +192,7 @@ class Curve {
 
   yRange(low, high) {
     const bounds = this.keys.flatMap((key) => (this.evaluated ? this.points(key).flatMap((p) => [p.lo ?? p.y, p.hi ?? p.y]) : []));
-    const all = [...bounds, low, high, this.ref].filter((value) => value != null);
+    const all = [...bounds, low, high, this.ref, this.margin].filter((value) => value != null);
     const [least, most] = [Math.min(...all), Math.max(...all)];
     const air = (most - least) * 0.08 || Math.abs(most) * 0.1 || 1;
     return [least - air, most + air];
@@ -199,19 +200,19 @@ class Curve {
 
   build(columns) {
     this.plotBox.replaceChildren();
-    const font = `11px ${css("--k-font")}`;
-    const tick = { stroke: css("--k-ink-3"), font, ticks: { show: false } };
+    const font = `11px ${token("font")}`;
+    const tick = { stroke: token("ink-3"), font, ticks: { show: false } };
     const byStep = this.parent.axis === "step";
     const options = {
       width: this.plotBox.clientWidth || 300,
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      padding: [8, 20, 0, 0], // half of the last label of the x axis stands beyond the axis
       legend: { show: false },
       cursor: { sync: { key: "k-charts", setSeries: false }, y: false, points: { show: !this.evaluated, size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (_u, low, high) => this.xRange(low, high) }, y: { range: (_u, low, high) => this.yRange(low, high) } },
       axes: [
-        { ...tick, size: 22, gap: 4, space: 56, grid: { show: false }, border: { show: true, stroke: css("--k-line-strong"), width: 1 }, values: (_u, all) => all.map((v) => (byStep ? thousands(v) : duration(v))) },
-        { ...tick, size: 44, gap: 6, space: 32, grid: { stroke: css("--k-grid"), width: 1 }, values: (_u, all) => all.map((v) => figure(v, this.tickDigits(all))) },
+        { ...tick, size: 22, gap: 4, space: 56, grid: { show: false }, border: { show: true, stroke: token("line-strong"), width: 1 }, values: (_u, all) => all.map((v) => (byStep ? thousands(v) : duration(v))) },
+        { ...tick, size: 44, gap: 6, space: 32, grid: { stroke: token("grid"), width: 1 }, values: (_u, all) => all.map((v) => figure(v, this.tickDigits(all))) },
       ],
       series: [{}, ...this.series()],
       hooks: {
@@ -236,27 +237,15 @@ class Curve {
   }
 
   drawMarks(u) {
-    const { ctx, bbox } = u;
+    const { ctx } = u;
     const ratio = devicePixelRatio;
     ctx.save();
     ctx.lineWidth = ratio;
-    ctx.strokeStyle = css("--k-line-strong");
+    ctx.strokeStyle = token("line-strong");
     ctx.setLineDash([ratio, 3 * ratio]);
     for (const at of this.place(this.parent.data.checkpoints)) this.vertical(u, u.valToPos(at, "x", true));
-    if (this.ref !== null) {
-      const y = u.valToPos(this.ref, "y", true);
-      ctx.strokeStyle = css("--k-ref");
-      ctx.lineWidth = 1.25 * ratio;
-      ctx.setLineDash([4 * ratio, 3 * ratio]);
-      ctx.beginPath();
-      ctx.moveTo(bbox.left, y);
-      ctx.lineTo(bbox.left + bbox.width, y);
-      ctx.stroke();
-      ctx.fillStyle = css("--k-ink-3");
-      ctx.font = `${11 * ratio}px ${css("--k-font")}`;
-      ctx.textAlign = "right";
-      ctx.fillText(this.element.dataset.refLabel, bbox.left + bbox.width, y - 6 * ratio);
-    }
+    marks.level(u, this.ref, token("ref"), [4, 3]);
+    marks.level(u, this.margin, token("bad"), [2, 2]);
     ctx.restore();
   }
 
@@ -267,36 +256,33 @@ class Curve {
     u.ctx.stroke();
   }
 
-  /** A dot at the end of every line; whiskers of evaluated points. */
+  /** A dot at the end of every line, or the evaluated points; over them the words of the levels and the names of the lines. */
   drawEnds(u) {
-    const ratio = devicePixelRatio;
+    const { refLabel, marginLabel, names } = this.element.dataset;
     u.ctx.save();
+    const ends = [];
     this.keys.forEach((key, k) => {
-      u.ctx.fillStyle = u.ctx.strokeStyle = this.colour(k);
-      if (this.evaluated) { this.whiskers(u, key, ratio); return; }
+      if (this.evaluated) { marks.evaluated(u, this.placed(u, key), this.colour(k)); return; }
       const column = u.data[2 + 2 * k];
       const at = column.findLastIndex((value) => value != null);
       if (at < 0) return;
-      u.ctx.beginPath();
-      u.ctx.arc(u.valToPos(u.data[0][at], "x", true), u.valToPos(column[at], "y", true), 3 * ratio, 0, 2 * Math.PI);
-      u.ctx.fill();
+      const [x, y] = [u.valToPos(u.data[0][at], "x", true), u.valToPos(column[at], "y", true)];
+      marks.dot(u, x, y, this.colour(k), 3);
+      const text = /^(des|und)$/.test(this.colours[k]) ? `${this.colours[k]}-text` : "ink-2";
+      ends.push({ name: this.names[k], colour: token(text), x, y });
     });
+    for (const [value, label] of [[this.ref, refLabel], [this.margin, marginLabel]]) {
+      if (value !== null && label) marks.words(u, label, u.bbox.left + u.bbox.width, u.valToPos(value, "y", true) - 5 * devicePixelRatio);
+    }
+    if (names) marks.nameEnds(u, ends);
     u.ctx.restore();
   }
 
-  whiskers(u, key, ratio) {
-    u.ctx.lineWidth = 1.5 * ratio;
-    for (const point of this.points(key)) {
-      if (point.lo == null) continue;
-      const x = u.valToPos(this.place([point.x])[0], "x", true);
-      const middle = u.valToPos(point.y, "y", true);
-      for (const [bound, side] of [[point.lo, 1], [point.hi, -1]]) {
-        u.ctx.beginPath();
-        u.ctx.moveTo(x, middle + side * 4 * ratio);
-        u.ctx.lineTo(x, u.valToPos(bound, "y", true));
-        u.ctx.stroke();
-      }
-    }
+  /** The evaluated points of a key in canvas pixels, by step. */
+  placed(u, key) {
+    const y = (value) => (value == null ? null : u.valToPos(value, "y", true));
+    return this.points(key).filter((point) => point.y != null).sort((a, b) => a.x - b.x)
+      .map((point) => ({ x: u.valToPos(this.place([point.x])[0], "x", true), y: y(point.y), lo: y(point.lo), hi: y(point.hi) }));
   }
 }
 

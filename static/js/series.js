@@ -1,4 +1,7 @@
-// Figures for the curves: smoothing and formats. No drawing here.
+// Figures for the curves: smoothing, formats, the tokens of the theme. No drawing here.
+
+/** The present value of the custom property `--k-<name>`. */
+export const token = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--k-${name}`).trim();
 
 /** Exponential moving average with bias correction, as TensorBoard's; gaps stay gaps. `weight` in [0, 1). */
 export function smooth(values, weight) {

@@ -19,15 +19,16 @@ class Day:
     undesirable: int
 
 
-def share_bar(desirable: int, undesirable: int, *, width: int = 400) -> Markup:
-    """One bar, blue from the left, vermilion after it, 2 px apart."""
+def share_bar(desirable: int, undesirable: int, *, of: int | None = None, width: int = 400) -> Markup:
+    """One bar, blue from the left, vermilion after it, 2 px apart. ``of``: the count that would fill the whole width."""
     total = desirable + undesirable
     label = f"{num(desirable)} desirable, {num(undesirable)} undesirable"
     if not total:
         return picture(width, 8, "No labels", [rect(0, 0, width, 8, "f-selected")], "bar-svg", stretch=True)
     gap = 2 if desirable and undesirable else 0
-    left = (width - gap) * desirable / total
-    bars = [rect(0, 0, left, 8, "f-des"), rect(left + gap, 0, width - left - gap, 8, "f-und")]
+    drawn = max(width * total / max(of or total, total), 4)
+    left = (drawn - gap) * desirable / total
+    bars = [rect(0, 0, left, 8, "f-des"), rect(left + gap, 0, drawn - left - gap, 8, "f-und")]
     return picture(width, 8, f"{label}: {pct(desirable / total)} desirable", bars, "bar-svg", stretch=True)
 
 
@@ -41,7 +42,7 @@ def _mirrored(
     zero = top + up * scale
     parts = []
     for tick in nice_ticks(-down, up, 4):
-        if tick:
+        if tick and tick == int(tick):  # these are counts
             y = zero - tick * scale
             parts += [line(left, y, right, y, "grid-l"), text(left - 6, y + 4, num(int(abs(tick))), "end")]
     slot = (right - left) / max(len(columns), 1)
@@ -57,18 +58,19 @@ def _mirrored(
 
 
 def daily_bars(days: Sequence[Day], *, width: int = 760, height: int = 260) -> Markup:
-    """Ratings per day, oldest first."""
+    """Ratings per day, oldest first; dates count back from the newest day, which always has its own."""
     columns = [
         (d.desirable, d.undesirable, f"{d.day:%-d %b}: {num(d.desirable)} desirable, {num(d.undesirable)} undesirable")
         for d in days
     ]
     left, right, bottom = 44, width - 4, height - 22
     parts, slot = _mirrored(columns, left=left, top=8, right=right, bottom=bottom)
-    every = max(1, round(len(days) / max(width // 110, 2)))
+    wanted = len(days) / max(width // 110, 2)
+    every = next((step for step in (1, 2, 7, 14) if step >= wanted), 28)
     parts += [
         text(left + slot * (index + 0.5), height - 5, f"{d.day:%-d %b}", "mid")
         for index, d in enumerate(days)
-        if index % every == 0
+        if (len(days) - 1 - index) % every == 0
     ]
     above, below = sum(d.desirable for d in days), sum(d.undesirable for d in days)
     label = f"Ratings of {len(days)} days: {num(above)} desirable above the line, {num(below)} undesirable below it"
@@ -81,10 +83,14 @@ def histogram(
     undesirable: Sequence[int],
     *,
     unit: str,
+    medians: tuple[float | None, float | None] = (None, None),
     width: int = 460,
     height: int = 180,
 ) -> Markup:
-    """Counts per bin, mirrored on zero. ``edges`` has one element more than each of the counts, else ValueError."""
+    """Counts per bin of equal width, mirrored on zero; the median of each class as an ink line.
+
+    ``edges`` has one element more than each of the counts, else ValueError.
+    """
     if not len(edges) - 1 == len(desirable) == len(undesirable):
         raise ValueError(f"{len(edges)} edges do not fit {len(desirable)} and {len(undesirable)} bins.")
     columns = [
@@ -92,7 +98,14 @@ def histogram(
         for i, (up, down) in enumerate(zip(desirable, undesirable, strict=True))
     ]
     left, right = 44, width - 12
-    parts, slot = _mirrored(columns, left=left, top=6, right=right, bottom=height - 22, touching=True)
+    top, bottom = 20, height - 36
+    parts, slot = _mirrored(columns, left=left, top=top, right=right, bottom=bottom, touching=True)
+    up, down = max([1, *desirable]), max([1, *undesirable])
+    zero = top + up * (bottom - top) / (up + down)
+    for median, end, y in ((medians[0], top - 4, top - 7), (medians[1], bottom + 4, bottom + 13)):
+        if median is not None:
+            x = left + (right - left) * min((median - edges[0]) / ((edges[-1] - edges[0]) or 1), 1)
+            parts += [line(x, zero, x, end, "s-ink", 1.25), text(x + 4, y + 2, f"median {num(round(median))}", "t-2")]
     every = max(1, round(len(columns) / max(width // 90, 2)))
     parts += [
         text(left + slot * index, height - 5, num(edge), "mid")

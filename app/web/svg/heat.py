@@ -15,7 +15,7 @@ from app.web.svg.draw import coord, line, picture, polyline, rect, text
 
 EDGES = (0.011, 0.024, 0.040, 0.064)
 _BINS = ("n4", "n3", "n2", "n1", "0", "p1", "p2", "p3", "p4")
-_ROW, _GAP = 13, 5
+_GAP = 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def heat_map(categories: Sequence[HeatCategory], steps: Sequence[int], *, width:
             raise ValueError(f"{category.name} has {len(category.changes)} changes for {len(steps)} checkpoints.")
     blocks = _blocks(categories)
     cell = (width - left - _GAP * max(len(blocks) - 1, 0)) / max(len(categories), 1)
-    top = 16
+    top, height = 16, _row_height(len(steps))
     paths: dict[str, list[str]] = defaultdict(list)
     parts: list[str] = []
     x0 = float(left)
@@ -64,20 +64,25 @@ def heat_map(categories: Sequence[HeatCategory], steps: Sequence[int], *, width:
             x = x0
             for css, group in groupby(heat_bin(c.changes[row]) for c in block):
                 run = cell * len(list(group))
-                y = top + row * _ROW
-                paths[css].append(f"M{coord(x)} {y}h{coord(run)}v{_ROW - 1}h-{coord(run)}z")
+                y = top + row * height
+                paths[css].append(f"M{coord(x)} {y}h{coord(run)}v{height - 1}h-{coord(run)}z")
                 x += run
         alarms = sum(c.alarm for c in block)
         if alarms:
             parts.append(f'<path class="f-ink" d="M{coord(x0)} 4h8l-4 7z"/>')
             parts.append(text(x0 + 11, 11, str(alarms), "t-ink t-b"))
-        parts.append(text(x0, top + len(steps) * _ROW + 13, _fit(domain, cell * len(block))))
+        parts.append(text(x0, top + len(steps) * height + 13, _fit(domain, cell * len(block))))
         x0 += cell * len(block) + _GAP
-    parts += [text(left - 6, top + row * _ROW + 10, num(step), "end") for row, step in enumerate(steps)]
+    parts += [text(left - 6, top + row * height + height / 2 + 3.5, num(step), "end") for row, step in enumerate(steps)]
     drawn = [f'<path class="{css} crisp" d="{"".join(pieces)}"/>' for css, pieces in sorted(paths.items())]
     alarmed = sum(c.alarm for c in categories)
     label = f"Change of similarity in {num(len(categories))} categories at {len(steps)} checkpoints; {num(alarmed)} with an alarm"
-    return picture(width, top + len(steps) * _ROW + 18, label, drawn + parts)
+    return picture(width, top + len(steps) * height + 18, label, drawn + parts)
+
+
+def _row_height(num_rows: int) -> int:
+    """Pixels of a row: few checkpoints get taller ones."""
+    return 26 if num_rows <= 4 else 18 if num_rows <= 8 else 13
 
 
 def _fit(words: str, room: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from app.web.formats import interval, num, signed
-from app.web.svg.draw import circle, line, nice_ticks, padded, picture, rect, text
+from app.web.svg.draw import circle, line, nice_ticks, padded, picture, polyline, rect, text
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def evaluated(
     width: int = 460,
     height: int = 180,
 ) -> Markup:
-    """Markers with whiskers over steps, never a smoothed line. ``end``: the planned last step, so that the picture does not rescale."""
+    """Markers with whiskers over steps, joined straight, never smoothed. ``end``: the planned last step, so that the picture does not rescale."""
     levels = [bound for p in points for bound in (p.low, p.high)]
     levels += [level for level in (reference, margin) if level is not None]
     low, high = padded(levels or [0.0, 1.0])
@@ -50,19 +50,22 @@ def evaluated(
     def x(step: float) -> float:
         return left + 6 + step / last * (right - left - 12)
 
-    parts = []
+    parts, labels = [], []
     for tick in nice_ticks(low, high, 3):
         parts += [line(left, y(tick), right, y(tick), "grid-l"), text(left - 6, y(tick) + 4, num(tick, digits), "end")]
     for level, kind, words in ((reference, "ref-l", reference_label), (margin, "margin-l", margin_label)):
         if level is not None:
-            parts += [line(left, y(level), right, y(level), kind), text(right, y(level) - 4, words, "end")]
+            parts.append(line(left, y(level), right, y(level), kind))
+            labels.append(text(right, y(level) - 4, words, "end halo"))
     parts.append(line(left, bottom, right, bottom, "axis-l"))
     parts += [text(x(tick), height - 6, num(int(tick)), "mid") for tick in nice_ticks(0, last, 4)]
+    if len(points) > 1:
+        parts.append(polyline([(x(p.x), y(p.value)) for p in points], f"thin s-{cls}"))
     for p in points:
         title = f"Step {num(int(p.x))}: {num(p.value, digits + 1)} with {interval(p.low, p.high, digits + 1)}"
         parts.append(line(x(p.x), y(p.low), x(p.x), y(p.high), f"s-{cls}", 1.5))
         parts.append(circle(x(p.x), y(p.value), 3.6, f"f-{cls}" if p.marked else f"hollow s-{cls}", title))
-    return picture(width, height, label, parts)
+    return picture(width, height, label, parts + labels)
 
 
 @dataclass(frozen=True)
