@@ -52,6 +52,13 @@ def test_an_answer_cut_by_its_limit_gets_no_end_target() -> None:
     assert made.eos_token_id not in row.pair.completion_ids
 
 
+@pytest.mark.parametrize("text", ["end", "im", "<"])
+def test_a_cut_answer_whose_text_is_part_of_the_end_tag(text: str) -> None:
+    made = tiny.tokenizer()
+    row = encode(made, record(finish_reason="length", text=text))
+    assert texts(made, row)[1] == text
+
+
 @pytest.mark.parametrize("reason", ["stop", None])
 def test_a_template_without_end_token_gets_one(reason: str | None) -> None:
     made = tiny.tokenizer(template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}")

@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import processors
+from transformers import AutoModelForCausalLM
 
 from tests.alignment import tiny
 from tests.alignment.test_exact import disturb, policy_of, rows_of, scored, step
 from tests.alignment.test_runs import Evaluator, run, told
 from worker.alignment import checkpoints
 from worker.alignment import policy as policy_module
+from worker.alignment.base_model import load_causal_lm
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import EvaluationSettings
 from worker.alignment.data import heldout_rows, prompt_cases
-from worker.alignment.dataset import Encoder, Row, load_split
+from worker.alignment.dataset import DEFAULT_CHAT_TEMPLATE, Encoder, Row, load_split
 from worker.alignment.errors import DataError, DivergedError
 from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
 from worker.alignment.evaluation.screen import screen
 from worker.alignment.logps import Head
+from worker.alignment.prepare import pins_of
 from worker.alignment.train import classify
 
 SCREEN = EvaluationSettings(interval_steps=1, samples_per_prompt=2, max_new_tokens=4)
@@ -217,6 +220,29 @@ def test_identical_and_empty_samples_have_figures() -> None:
     assert (result.overall["similarity"].reference, result.overall["similarity"].policy) == (1.0, 1.0)
     assert (result.overall["distinct_k"].reference, result.overall["distinct_k"].policy) == (1.0, 1.0)
     assert result.overall["ead"].policy == 0.0
+
+
+def test_the_cache_key_follows_template_and_precision(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, "llama")
+    keys = [pins_of(policy, template, tmp_path) for template in (None, DEFAULT_CHAT_TEMPLATE)]
+    assert keys[0]["tokenizer"] != keys[1]["tokenizer"]
+    policy.dtype = torch.bfloat16
+    assert pins_of(policy, None, tmp_path) != keys[0]
+    disturb(policy)  # another adapter is not another reference
+    policy.dtype = torch.float32
+    assert pins_of(policy, None, tmp_path) == keys[0]
+
+
+def test_memory_that_runs_out_while_loading_is_not_called_a_bad_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", exhausted)
+    with pytest.raises(OSError, match="Cannot allocate") as caught:
+        load_causal_lm(str(tmp_path), dtype="auto")
+    assert classify(caught.value)[0] == "out_of_memory"
 
 
 # The disk ----------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def test_gradient_does_not_depend_on_the_cut(tmp_path: Path, path: Any) -> None:
     for budget in (64, 150, 400):
         result, grads = step(policy, split, tokens_per_microbatch=budget)
         assert result.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert float(result.kl.raw) == pytest.approx(float(whole.kl.raw), rel=1e-4)  # one z0 for the step, not per cut
         assert torch.allclose(result.logps, whole.logps, rtol=1e-5)
         assert relative(grads, whole_grads) < 2e-5
 
@@ -155,6 +157,26 @@ def test_step_zero_is_the_reference(tmp_path: Path, architecture: str) -> None:
     assert result.loss == pytest.approx(mean_weight / 2, abs=1e-5)
     assert float(result.kl.clamped) == pytest.approx(0, abs=1e-4)
     assert result.rewards.abs().max() < 1e-4
+
+
+def test_step_zero_is_the_reference_in_bfloat16_too(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, "llama", precision="bfloat16")
+    split = scored(tmp_path, policy, rows_of(tmp_path, policy))
+    result, _ = step(policy, split)
+    assert result.rewards.abs().max() < 0.01
+    assert result.loss == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_base_models_own_dropout_is_off(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "llama")
+    settings = json.loads((tmp_path / "llama" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(settings | {"attention_dropout": 0.5}), encoding="utf-8")
+    policy = load_policy(str(tmp_path / "llama"), tiny.config())
+    pairs = [row.pair for row in rows_of(tmp_path, policy)]
+    for path in ("packed", "padded", "dense"):
+        policy.path = path
+        with policy.training_noise():
+            assert torch.equal(policy.logps(pairs), policy.logps(pairs))
 
 
 def test_lora_dropout_is_off_where_nothing_is_learnt(tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_wrong_spec_is_one_line_and_exit_code_2(
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (DataError("The train split has no usable row."), "data"),
         (ZeroDivisionError("division by zero"), "unknown"),

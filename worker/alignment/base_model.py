@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from worker.alignment.errors import ModelError
+from worker.alignment.errors import ModelError, is_out_of_memory
 
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 """What transformers raises for files that are missing, damaged or of another kind."""
@@ -38,6 +38,8 @@ def load_causal_lm(path: str, *, dtype: torch.dtype | Literal["auto"], name: str
             output_loading_info=True,
         )
     except UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
         raise unreadable(name, error) from error
     for kind, keys in (("lack", found["missing_keys"]), ("have another shape of", found["mismatched_keys"])):
         if keys:

@@ -163,11 +163,11 @@ class Encoder:
     def _tokenise(
         self, prompt: list[dict[str, Any]], completion: list[dict[str, Any]], *, cut: bool
     ) -> tuple[list[int], list[int]]:
-        text = self._render([*prompt, *completion], generate=False)
+        text, opening = self._render([*prompt, *completion], generate=False), self._render(prompt, generate=True)
         content = completion[-1].get("content")
-        if cut and isinstance(content, str) and (start := text.rfind(content)) >= 0:
+        if cut and isinstance(content, str) and (start := text.find(content, common_prefix(opening, text))) >= 0:
             text = text[: start + len(content)]
-        ids, start_ids = self._ids(text), self.prompt_ids(prompt)
+        ids, start_ids = self._ids(text), self._ids(opening)
         boundary = common_prefix(start_ids, ids)
         completion_ids = ids[boundary:]
         last_end = max((i for i, token in enumerate(completion_ids) if token in self._end_ids), default=-1)
@@ -206,8 +206,8 @@ class Encoder:
         return prompt_ids[: min(common_prefix(a, b), common_prefix(a, prompt_ids))]
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Number of leading tokens that two sequences share."""
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """Number of leading tokens or characters that two sequences share."""
     for index, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return index

@@ -39,5 +39,13 @@ class SpecError(Exception):
     """The spec cannot be read or run: nothing was written; exit code 2."""
 
 
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the device or the host: torch, numpy, the loader of safetensors and the kernel each say it in their own way."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)
+
+
 class StopRequest(BaseException):
     """SIGTERM was seen at a point where work can be left. Not an Exception, so that no library's handler eats it."""

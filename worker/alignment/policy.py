@@ -25,7 +25,7 @@ from worker.alignment.attention import WORDS, Backend, choose_backend
 from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
 from worker.alignment.config import AlignmentConfig, LoraSettings, Precision
 from worker.alignment.dataset import Pair
-from worker.alignment.errors import ModelError
+from worker.alignment.errors import ModelError, is_out_of_memory
 from worker.alignment.logps import Head
 from worker.alignment.scoring import ScoringPath, packed_logps, padded_logps, tolerance
 
@@ -190,9 +190,9 @@ def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
             words = policy.attention_words
             try:
                 difference_B = (policy.logps(pairs) - own_B).abs()
-            except torch.OutOfMemoryError:
-                raise
             except (TypeError, ValueError, RuntimeError) as error:  # a model or a kernel that cannot take packed rows
+                if is_out_of_memory(error):
+                    raise
                 left.append(f"{words} cannot be used with this model ({str(error).splitlines()[0]})")
                 continue
             if bool((difference_B <= allowed_B).all()):

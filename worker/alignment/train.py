@@ -16,12 +16,11 @@ from types import FrameType
 from typing import Any
 
 from worker.alignment.config import ConfigError, TrainSpec
-from worker.alignment.errors import Reason, SpecError, TrainingError
+from worker.alignment.errors import Reason, SpecError, TrainingError, is_out_of_memory
 from worker.alignment.events import RunFinished
 from worker.alignment.reporters import JsonlReporter
 
 PR_SET_PDEATHSIG = 1
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
 def read_spec(path: Path) -> TrainSpec:
@@ -96,7 +95,7 @@ def classify(error: BaseException) -> tuple[Reason, str]:
     if isinstance(error, TrainingError):
         return error.reason, str(error)
     text = str(error)
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY_WORDS):
+    if is_out_of_memory(error):
         advice = "lower tokens_per_microbatch, max_length or lora.r, or use a smaller base model"
         return "out_of_memory", f"Memory ran out: {advice}."
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in text:
