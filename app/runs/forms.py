@@ -39,10 +39,25 @@ PRESET_WORDS = {
     "careful": ("Careful", "Three epochs, evaluation every 25 steps with 8 samples a prompt."),
 }
 NESTED = {
-    "lora": {"r": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "lora_targets"},
+    "lora": {
+        "r": "lora_r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "target_modules": "lora_targets",
+        "rslora": "lora_rslora",
+    },
     "evaluation": {
         name: name
-        for name in ("interval_steps", "samples_per_prompt", "prompts_per_category", "max_new_tokens", "temperature")
+        for name in (
+            "interval_steps",
+            "samples_per_prompt",
+            "prompts_per_category",
+            "max_categories",
+            "max_new_tokens",
+            "temperature",
+            "top_p",
+            "word_limit",
+        )
     },
 }
 """Fields of the config's inner parts -> fields of the form."""
@@ -68,15 +83,22 @@ class LaunchForm(BaseModel):
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     lora_targets: str = "all-linear"
+    lora_rslora: bool = False
     interval_steps: int = 50
     samples_per_prompt: int = 4
     prompts_per_category: int = 2
+    max_categories: int = 1000
     max_new_tokens: int = 128
     temperature: float = 1.0
+    top_p: float = 1.0
+    word_limit: int = 100
     seed: int = 0
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     max_length: int = 2048
     tokens_per_microbatch: int = 16384
@@ -115,15 +137,11 @@ class LaunchForm(BaseModel):
         }
         targets = tuple(name for name in self.lora_targets.replace(",", " ").split() if name)
         try:
-            lora = LoraSettings(r=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout, target_modules=targets)
-            evaluation = EvaluationSettings(
-                interval_steps=self.interval_steps,
-                samples_per_prompt=self.samples_per_prompt,
-                prompts_per_category=self.prompts_per_category,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                seed=self.seed,
+            lora = LoraSettings(
+                **{name: chosen[key] for name, key in NESTED["lora"].items()} | {"target_modules": targets}
             )
+            inner = {name: chosen[key] for name, key in NESTED["evaluation"].items()}
+            evaluation = EvaluationSettings(**inner, seed=self.seed)
             return AlignmentConfig(lora=lora, evaluation=evaluation, **plain)
         except ConfigError as error:
             raise InvalidError("Some values do not fit.", fields=form_fields(error.errors)) from error
@@ -144,5 +162,6 @@ def _sentence(kind: str, message: str) -> str:
         "int_from_float": "must be a whole number",
         "float_parsing": "must be a number, such as 0.1 or 5e-6",
         "literal_error": "is not one of the choices",
+        "bool_parsing": "is not one of the choices",
     }
     return words.get(kind, message)
