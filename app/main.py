@@ -57,7 +57,7 @@ def create_app() -> FastAPI:
     app.mount("/static", StudioStatic(), name="static")
     errors.install(app)
     redaction.install()
-    app.add_middleware(BrowserMiddleware)
     app.add_middleware(SizeLimitMiddleware)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=get_settings().allowed_hosts)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=get_settings().answered_hosts)
+    app.add_middleware(BrowserMiddleware)  # the outermost: refusals of the others carry the security headers too
     return app

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, event
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction, sessionmaker
 
 from app.core.errors import UnavailableError
 from app.settings import get_settings
@@ -46,7 +46,8 @@ def normalise_database_url(url: str) -> str:
 
 
 def make_engine(url: str, **options: Any) -> Engine:
-    return create_engine(normalise_database_url(url), pool_pre_ping=True, **options)
+    """Errors do not show their statement's values: these would be in the logs, hashes of passwords and keys among them."""
+    return create_engine(normalise_database_url(url), pool_pre_ping=True, hide_parameters=True, **options)
 
 
 @lru_cache(maxsize=1)
@@ -70,11 +71,11 @@ def new_session() -> Session:
 def session_scope() -> Iterator[Session]:
     """One transaction of a task or command: commits at the end, rolls back on any error."""
     session = new_session()
+    session.info["forgets"] = True
     try:
         yield session
         session.commit()
     except BaseException:
-        session.expunge_all()  # a rollback expires what it knows: the error page still names the person and the project
         session.rollback()
         raise
     finally:
@@ -91,16 +92,33 @@ Db = Annotated[Session, Depends(get_db, scope="function")]
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
-    """Run ``action`` once this transaction is durable; dropped when it rolls back. For enqueueing and publishing."""
-    session.info.setdefault("after_commit", []).append(action)
+    """Run ``action`` once this transaction is durable; dropped when it, or the savepoint that this is in, rolls back.
+
+    For enqueueing and publishing.
+    """
+    session.info.setdefault("after_commit", []).append((session.get_nested_transaction(), action))
 
 
 @event.listens_for(SessionFactory, "after_commit")
 def _run_actions(session: Session) -> None:
-    for action in session.info.pop("after_commit", []):
+    if session.in_nested_transaction():
+        return  # SQLAlchemy tells of released savepoints as well
+    for _, action in session.info.pop("after_commit", []):
         action()
 
 
 @event.listens_for(SessionFactory, "after_rollback")
 def _drop_actions(session: Session) -> None:
-    session.info.pop("after_commit", None)
+    undone = session.get_nested_transaction()
+    kept = session.info.pop("after_commit", [])
+    if undone is None:
+        if session.info.get("forgets"):
+            session.expunge_all()  # else its rows expire, and the error page could not name the person and the project
+    else:
+        session.info["after_commit"] = [item for item in kept if not _is_within(item[0], undone)]
+
+
+def _is_within(savepoint: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while savepoint is not None and savepoint is not outer:
+        savepoint = savepoint.parent
+    return savepoint is outer

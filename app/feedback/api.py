@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response, Security
-from fastapi.security import HTTPBearer
-from pydantic import BaseModel
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
@@ -18,6 +16,7 @@ from app.core.pagination import int_cursor, page_of
 from app.feedback.schemas import (
     EXAMPLE,
     BatchResult,
+    BigId,
     FeedbackItem,
     FeedbackOut,
     FeedbackPage,
@@ -26,20 +25,10 @@ from app.feedback.schemas import (
 )
 from app.feedback.service import feedback_out, get_feedback, ingest
 from app.models import ApiKey, Completion, Rating
+from app.web.openapi import BEARER, error_answers
 
 MAX_BATCH = 1000
 _RESERVED = {"annotation", "playground", "import"}
-
-
-class ErrorBody(BaseModel):
-    code: str
-    message: str
-    remedy: str | None = None
-    fields: dict[str, str] | None = None
-
-
-class ErrorOut(BaseModel):
-    error: ErrorBody
 
 
 def require_json(request: Request) -> None:
@@ -51,28 +40,9 @@ def require_json(request: Request) -> None:
         )
 
 
-_WORDS = {
-    401: "No key, or an unknown, revoked or expired one.",
-    403: "The key lacks the scope.",
-    404: "Not in this project.",
-    413: "The body is too large.",
-    415: "The body is not declared as JSON.",
-    422: "A value does not fit; `fields` says which.",
-}
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorOut, "description": _WORDS[status]} for status in (401, 403, *statuses)}
-
-
-router = APIRouter(
-    prefix="/api/v1",
-    tags=["feedback"],
-    dependencies=[Security(HTTPBearer(auto_error=False, description="A project's API key, `kto_…`, from Sources."))],
-)
+router = APIRouter(prefix="/api/v1", tags=["feedback"], dependencies=[BEARER])
 Writer = Annotated[KeyHolder, Depends(RequireKey("feedback:write"))]
 Reader = Annotated[KeyHolder, Depends(RequireKey("feedback:read"))]
-BigId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 IsJson = Depends(require_json)
 
 
@@ -99,7 +69,10 @@ def _body(*, batch: bool = False) -> dict[str, Any]:
     summary="Send one thumb",
     response_model=ItemResult,
     dependencies=[IsJson],
-    responses={200: {"model": ItemResult, "description": "Was there already, or replaced."}, **_errors(413, 415, 422)},
+    responses={
+        200: {"model": ItemResult, "description": "Was there already, or replaced."},
+        **error_answers(413, 415, 422),
+    },
     openapi_extra=_body(),
 )
 def send_feedback(db: Db, holder: Writer, response: Response, item: Annotated[Any, Body()]) -> ItemResult:
@@ -118,7 +91,7 @@ def send_feedback(db: Db, holder: Writer, response: Response, item: Annotated[An
     "/feedback/batch",
     summary="Send up to 1,000 thumbs",
     dependencies=[IsJson],
-    responses=_errors(413, 415, 422),
+    responses=error_answers(413, 415, 422),
     openapi_extra=_body(batch=True),
 )
 def send_batch(db: Db, holder: Writer, body: Annotated[Any, Body()]) -> BatchResult:
@@ -152,13 +125,13 @@ def _batch_items(body: Any) -> list[Any]:
     return items
 
 
-@router.get("/feedback/{feedback_id}", summary="Read one rating", responses=_errors(404))
+@router.get("/feedback/{feedback_id}", summary="Read one rating", responses=error_answers(404, 422))
 def read_feedback(db: Db, holder: Reader, feedback_id: BigId) -> FeedbackOut:
     """A rating as it was stored, with its prompt and completion."""
     return feedback_out(get_feedback(db, holder.project, feedback_id))
 
 
-@router.get("/feedback", summary="List ratings", responses=_errors(422))
+@router.get("/feedback", summary="List ratings", responses=error_answers(422))
 def list_feedback(
     db: Db,
     holder: Reader,

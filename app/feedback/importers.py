@@ -61,7 +61,7 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[BinaryIO]:
     if head != b"\x1f\x8b":
         yield source
         return
-    with gzip.GzipFile(fileobj=source) as unpacked:
+    with gzip.GzipFile(fileobj=source, mode="rb") as unpacked:  # the file of an upload says that it is for writing
         yield cast("BinaryIO", unpacked)
 
 

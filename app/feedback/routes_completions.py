@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
@@ -15,13 +15,13 @@ from app.feedback import browse
 from app.feedback.messages import shown_turns
 from app.feedback.queue import SOURCE, rater_of
 from app.feedback.ratings import rate, retract
+from app.feedback.schemas import BigId
 from app.web.htmx import redirect
 from app.web.templating import render
 
 router = APIRouter(prefix="/p/{slug}/completions")
 Watcher = Annotated[Viewer, Depends(Require("completion.view"))]
 Rater = Annotated[Viewer, Depends(Require("rating.create"))]
-BigId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 @router.get("")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
+from fastapi import Path
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from app.core.clock import utcnow
 from app.core.errors import InvalidError
 from app.core.ids import canonical_json
 from app.feedback.dialogue import parse_dialogue
@@ -26,9 +28,13 @@ from app.feedback.labels import parse_label
 from app.feedback.messages import check_storable, parse_completion, parse_prompt
 
 MAX_METADATA_BYTES = 64_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Short = Annotated[str, Field(min_length=1, max_length=200)]
 """Names and ids: they stand in indexes."""
+
+BigId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+"""In the address of a completion or a rating."""
 
 MESSAGE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -126,6 +132,14 @@ class FeedbackItem(BaseModel):
     @classmethod
     def _storable(cls, value: Any, info: ValidationInfo) -> Any:
         check_storable(value, info.field_name or "")
+        return value
+
+    @field_validator("occurred_at")
+    @classmethod
+    def _within_time(cls, value: datetime | None) -> datetime | None:
+        """Beyond these lie the ends of Python's calendar; and nothing could ever replace a verdict from the far future."""
+        if value is not None and not _EPOCH <= value <= utcnow() + timedelta(days=1):
+            raise ValueError("lies before 1970 or in the future")
         return value
 
     @field_validator("metadata")

@@ -14,8 +14,9 @@ from app.core.db import Db
 from app.core.errors import NotFoundError
 from app.registry import service
 from app.registry.exports import exports_of, open_archive
+from app.web.openapi import BEARER, error_answers
 
-router = APIRouter(prefix="/api/v1/versions", tags=["versions"])
+router = APIRouter(prefix="/api/v1/versions", tags=["versions"], dependencies=[BEARER])
 
 CanRead = Annotated[KeyHolder, Depends(RequireKey("feedback:read"))]
 
@@ -40,7 +41,7 @@ class ProductionVersion(BaseModel):
     adapter: AdapterFacts
 
 
-@router.get("/production")
+@router.get("/production", summary="Which version to serve", responses=error_answers(404))
 def production_version(holder: CanRead, db: Db) -> ProductionVersion:
     """The version that holds the alias ``production``; 404 while none does."""
     alias = service.production(db, holder.project.id)
@@ -66,7 +67,12 @@ def production_version(holder: CanRead, db: Db) -> ProductionVersion:
     )
 
 
-@router.get("/production/adapter", response_class=StreamingResponse)
+@router.get(
+    "/production/adapter",
+    summary="Download the adapter to serve",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-tar": {}}, "description": "The archive."}, **error_answers(404, 503)},
+)
 def production_adapter(holder: CanRead, db: Db) -> Response:
     """The adapter of ``production`` as a tar archive in peft's format; 404 while it is not exported."""
     alias = service.production(db, holder.project.id)

@@ -5,7 +5,9 @@ Reads config.json and the headers of safetensors files only: no torch, no code o
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 import struct
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from app.core.errors import InvalidError
 from app.core.storage import data_dir
 from app.settings import get_settings
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 
@@ -55,13 +57,19 @@ def list_base_models() -> list[BaseModel]:
     """Usable sub-folders of the roots, by name; folders that are no model are left out."""
     found: dict[Path, BaseModel] = {}
     for root in model_roots():
-        for folder in sorted(root.iterdir()) if root.is_dir() else []:
-            if folder.is_dir() and folder.resolve() not in found:
-                try:
+        for folder in _subfolders(root):
+            if folder.resolve() not in found:
+                with contextlib.suppress(InvalidError):
                     found[folder.resolve()] = find_base_model(str(folder))
-                except InvalidError:
-                    continue
     return sorted(found.values(), key=lambda model: model.label.casefold())
+
+
+def _subfolders(root: Path) -> list[Path]:
+    """Sorted; none of a root that is not there or may not be read."""
+    try:
+        return sorted(folder for folder in root.iterdir() if folder.is_dir())
+    except OSError:
+        return []
 
 
 def find_base_model(name: str) -> BaseModel:
@@ -69,6 +77,13 @@ def find_base_model(name: str) -> BaseModel:
     name = name.strip()
     if not name:
         raise _refused("Choose a base model.")
+    try:
+        return _find(name)
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no home folder, a NUL, not readable
+        raise _refused(f"{name[:100]!r} cannot be read as a folder's name or a hub id.") from error
+
+
+def _find(name: str) -> BaseModel:
     bare = [root / name for root in model_roots() if "/" not in name and name not in {".", ".."}]
     for candidate in bare:
         if candidate.is_dir():
@@ -132,16 +147,9 @@ def _count_parameters(file: Path) -> int:
             if length > MAX_HEADER_BYTES:
                 raise ValueError(length)
             header = json.loads(stream.read(length))
-        shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, struct.error) as error:
         raise _refused(f"{file.parent.name}/{file.name} is damaged: its header cannot be read.") from error
-    total = 0
-    for shape in shapes:
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
-    return total
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

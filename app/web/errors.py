@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 from typing import Any
@@ -11,12 +12,16 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 
 from app.core.errors import InvalidError, NotSignedInError, StudioError, UnavailableError
+from app.web.csp import SECURITY_HEADERS
 
 log = logging.getLogger(__name__)
+
+_PG_DISK_FULL = "53100"
 
 
 def wants_json(request: Request) -> bool:
@@ -59,42 +64,99 @@ def field_errors(error: RequestValidationError) -> dict[str, str]:
     return found
 
 
+def is_full_disk(error: BaseException | None) -> bool:
+    """Ours, or the one that PostgreSQL writes to."""
+    if isinstance(error, OperationalError):
+        return getattr(error.orig, "sqlstate", None) == _PG_DISK_FULL
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _full_disk() -> UnavailableError:
+    return UnavailableError(
+        "The server's disk is full.", remedy="Free some space there, then try again. Nothing was half-written."
+    )
+
+
+def studio_error(request: Request, error: StudioError) -> Response:
+    return error_response(request, error)
+
+
+def invalid(request: Request, error: RequestValidationError) -> Response:
+    return error_response(
+        request, InvalidError("Some values do not fit.", fields=jsonable_encoder(field_errors(error)))
+    )
+
+
+def http_error(request: Request, error: HTTPException) -> Response:
+    if is_full_disk(error.__cause__):  # an upload that found no room
+        return error_response(request, _full_disk())
+    words = {
+        400: "The body of the request cannot be read.",
+        404: "There is no such page.",
+        405: "This address does not take that method.",
+    }
+    failure = StudioError(words.get(error.status_code, str(error.detail)))
+    failure.status = error.status_code
+    failure.code = "not_found" if error.status_code == 404 else "http_error"
+    return error_response(request, failure)
+
+
+def not_storable(request: Request, error: DataError | UnicodeEncodeError) -> Response:
+    """What no field's own check looks for: a number beyond its column, a NUL, half a surrogate pair."""
+    log.info("A value could not be stored: %s", getattr(error, "orig", error).__class__.__name__)
+    return error_response(
+        request,
+        InvalidError(
+            "A value in the request cannot be stored.",
+            remedy="It holds a number that is too large, or a character that text cannot hold.",
+        ),
+    )
+
+
+def system_error(request: Request, error: OSError) -> Response:
+    if not is_full_disk(error):
+        raise error
+    log.error("The disk is full: %s", error)
+    return error_response(request, _full_disk())
+
+
+def database_away(request: Request, error: OperationalError | InterfaceError | NoConnectionError) -> Response:
+    log.error("The database did not answer: %s", getattr(error, "orig", error))
+    if is_full_disk(error):
+        return error_response(request, _full_disk())
+    return error_response(
+        request,
+        UnavailableError("The database does not answer.", remedy="Try again in a minute. Nothing was half-written."),
+    )
+
+
+def unexpected(request: Request, error: Exception) -> Response:
+    incident = secrets.token_hex(4)
+    log.error("Incident %s at %s %s", incident, request.method, request.url.path, exc_info=error)
+    failure = StudioError(
+        "Something failed on our side.", remedy="Nothing was half-written. Name the incident when you report it."
+    )
+    failure.status = 500
+    failure.code = "internal"
+    response = error_response(request, failure, incident=incident)
+    response.headers.update(SECURITY_HEADERS)  # this handler runs outside of all middleware
+    return response
+
+
+_HANDLERS: dict[type[Exception], Any] = {
+    StudioError: studio_error,
+    RequestValidationError: invalid,
+    HTTPException: http_error,
+    DataError: not_storable,
+    UnicodeEncodeError: not_storable,
+    OSError: system_error,
+    OperationalError: database_away,
+    InterfaceError: database_away,
+    NoConnectionError: database_away,
+    Exception: unexpected,
+}
+
+
 def install(app: FastAPI) -> None:
-    @app.exception_handler(StudioError)
-    def studio_error(request: Request, error: StudioError) -> Response:
-        return error_response(request, error)
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(
-            request, InvalidError("Some values do not fit.", fields=jsonable_encoder(field_errors(error)))
-        )
-
-    @app.exception_handler(HTTPException)
-    def http_error(request: Request, error: HTTPException) -> Response:
-        words = {404: "There is no such page.", 405: "This address does not take that method."}
-        failure = StudioError(words.get(error.status_code, str(error.detail)))
-        failure.status = error.status_code
-        failure.code = "not_found" if error.status_code == 404 else "http_error"
-        return error_response(request, failure)
-
-    @app.exception_handler(OperationalError)
-    def database_away(request: Request, error: OperationalError) -> Response:
-        log.error("The database did not answer: %s", error.orig)
-        return error_response(
-            request,
-            UnavailableError(
-                "The database does not answer.", remedy="Try again in a minute. Nothing was half-written."
-            ),
-        )
-
-    @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> Response:
-        incident = secrets.token_hex(4)
-        log.error("Incident %s at %s %s", incident, request.method, request.url.path, exc_info=error)
-        failure = StudioError(
-            "Something failed on our side.", remedy="Nothing was half-written. Name the incident when you report it."
-        )
-        failure.status = 500
-        failure.code = "internal"
-        return error_response(request, failure, incident=incident)
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)

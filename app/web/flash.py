@@ -11,6 +11,8 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.settings import get_settings
+
 COOKIE = "kto_flash"
 _MAX_TEXT = 300
 
@@ -28,7 +30,8 @@ def set_flash(response: ResponseT, text: str, undo_url: str | None = None) -> Re
     """Never for errors: those stay on the page."""
     payload = json.dumps(asdict(Flash(text[:_MAX_TEXT], undo_url))).encode()
     value = base64.urlsafe_b64encode(payload).decode()
-    response.set_cookie(COOKIE, value, max_age=60, httponly=True, samesite="lax", path="/")
+    secure = get_settings().secure_cookies
+    response.set_cookie(COOKIE, value, max_age=60, httponly=True, samesite="lax", path="/", secure=secure)
     return response
 
 

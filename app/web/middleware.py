@@ -13,6 +13,9 @@ from app.core.security import csrf_token, hash_token, new_token
 from app.settings import get_settings
 from app.web.csp import SECURITY_HEADERS
 
+MAX_PATH_CHARS = 2000
+"""Also below what int() takes: it refuses a number of 4,300 digits with an error of its own."""
+
 
 class BrowserMiddleware:
     """Gives ``request.state.browser_hash`` and ``csrf_token``, and the security headers to the answer.
@@ -60,6 +63,10 @@ class SizeLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if len(scope["path"]) > MAX_PATH_CHARS:
+            body = {"error": {"code": "too_long", "message": "No address here is that long."}}
+            await JSONResponse(body, 414)(scope, receive, send)
             return
         settings = get_settings()
         is_import = scope["path"].endswith("/import")

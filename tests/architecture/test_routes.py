@@ -11,7 +11,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from app.accounts.access import PERMISSIONS, SAFE_METHODS, Public, Require, RequireKey, submitted_csrf
-from app.main import ROUTERS, create_app
+from app.main import create_app
+from tests.architecture.walk import routes
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITES = re.compile(
@@ -20,7 +21,7 @@ WRITES = re.compile(
 
 
 def api_routes() -> list[APIRoute]:
-    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return list({id(route): route for _, route in routes()}.values())
 
 
 def calls(dependant: Dependant) -> Iterator[object]:
@@ -33,8 +34,22 @@ ROUTES = [pytest.param(route, id=f"{'|'.join(sorted(route.methods or ()))} {rout
 
 
 def test_there_are_routes() -> None:
-    assert len(ROUTES) > 40
-    assert create_app().openapi()["paths"]
+    assert len(ROUTES) > 65
+    assert any(route.path == "/p/{slug}/annotate" for route in api_routes()), "routers inside routers are walked too"
+
+
+def test_the_documentation_lists_exactly_the_api() -> None:
+    document = create_app().openapi()
+    expected = {route.path for route in api_routes() if route.path.startswith("/api/")} - {"/api/v1/docs"}
+    assert set(document["paths"]) == expected
+    assert {scheme["scheme"] for scheme in document["components"]["securitySchemes"].values()} == {"bearer"}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["security"], path
+            assert {"401", "403"} <= set(operation["responses"]), path
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorOut"), (path, status)
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -1,0 +1,121 @@
+"""Every page and form of the application with addresses of real rows: what the tests that walk all routes stand on."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi.routing import APIRoute, iter_route_contexts
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.accounts.keys import create_key
+from app.accounts.members import invite
+from app.core.db import Base
+from app.datasets.labels import RULE
+from app.feedback.importers import import_file
+from app.feedback.queue_fill import default_queue, queue_everything
+from app.main import create_app
+from app.models import AnnotationSlot, Project, Role, User
+from app.registry.exports import request_export
+from app.registry.service import make_version
+from app.runs import service
+from tests.evaluations.support import checkpoint_of, evaluation_in
+from tests.runs import samples
+
+SEEN = ("login_sessions",)
+"""Signing in writes these."""
+
+
+@dataclass(frozen=True)
+class Furnished:
+    """A project with a row of every kind, and how these are called in addresses and forms."""
+
+    project: Project
+    owner: User
+    params: dict[str, str]
+    form: dict[str, str]
+
+    def path(self, template: str, slug: str | None = None) -> str:
+        values = {**self.params, "slug": slug or self.project.slug}
+        return re.sub(r"\{(\w+)(?::\w+)?\}", lambda found: values[found[1]], template)
+
+
+def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
+    project = factory.project()
+    owner = factory.member(project, Role.OWNER)
+    completion = factory.completion(project, category="sums")
+    factory.rating(completion)
+    queue = default_queue(db, project)
+    queue_everything(db, project, queue, 2)
+    line = {"prompt": "How?", "completion": "So.", "label": True}
+    entry = import_file(db, project, io.BytesIO(json.dumps(line).encode()), user=owner)
+    key, _ = create_key(db, project, "shop", user=owner)
+    invited = invite(db, project, f"new-{project.id}@example.org", "New", "annotator", owner)
+    snapshot = samples.freeze(db, project, samples.balanced(), samples.mixed_dev(), name=f"walk-{project.id}")
+    snapshot.counts = snapshot.counts | {"cut": 0, "dropped": {"ties": 0, "conflicts": 0, "duplicates": 0}}
+    snapshot.rule = RULE
+    config = samples.small_config(samples.model_folder())
+    run = service.launch(db, project, owner, config=config, snapshot=snapshot, launch_key="walk")
+    checkpoint = checkpoint_of(factory, run)
+    evaluation_in(factory, run, checkpoint, folder)
+    version = make_version(db, project=project, checkpoint_id=checkpoint.id, user=owner)
+    request_export(db, version=version, kind="adapter", user=owner)
+    run.status = "succeeded"  # its stream of events ends by itself
+    slot = db.scalar(select(AnnotationSlot.id).where(AnnotationSlot.queue_id == queue.id))
+    db.flush()
+    params = {
+        "completion_id": completion.id,
+        "queue_slug": queue.slug,
+        "key_id": key.id,
+        "import_id": entry.id,
+        "user_id": invited.member.user_id,
+        "digest": snapshot.content_hash,
+        "name": "train.jsonl",
+        "run_id": run.id,
+        "number": version.number,
+        "kind": "adapter",
+        "token": "no-such-token",
+        "feedback_id": 1,
+    }
+    form = {
+        "checkpoint_id": checkpoint.id,
+        "snapshot_id": snapshot.id,
+        "base_model": config.base_model,
+        "launch_key": f"other-{project.id}",
+        "slot": slot,
+        "value": "up",
+        "role": "viewer",
+        "kind": "adapter",
+        "overlap": 3,
+    }
+    return Furnished(project, owner, _as_text(params), _as_text(form))
+
+
+def _as_text(values: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+def routes() -> list[tuple[str, APIRoute]]:
+    """(method, route) of all, those of routers inside routers too."""
+    found = [context.original_route for context in iter_route_contexts([*create_app().routes])]
+    return [
+        (method, route)
+        for route in found
+        if isinstance(route, APIRoute)
+        for method in sorted(route.methods or ())
+        if method != "HEAD"
+    ]
+
+
+def sizes(db: Session) -> dict[str, int]:
+    """Rows of every table that a refused request must not touch."""
+    return {
+        table.name: db.scalar(select(func.count()).select_from(table)) or 0
+        for table in Base.metadata.sorted_tables
+        if table.name not in SEEN
+    }
