@@ -6,8 +6,6 @@ probe against one-row runs through the model's own forward: packed where that is
 
 from __future__ import annotations
 
-import contextlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -156,14 +154,6 @@ def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str) -
         raise ModelError(f"The adapters do not fit the model: {error}") from error
     model.peft_config["default"].base_model_name_or_path = base_model
     return model.eval()
-
-
-def end_token_ids(folder: Path) -> list[int]:
-    """Further end-of-turn tokens named by generation_config.json."""
-    with contextlib.suppress(OSError, ValueError):
-        value = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-        return [int(token) for token in (value if isinstance(value, list) else [value]) if token is not None]
-    return []
 
 
 def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:

@@ -15,7 +15,8 @@ from worker.alignment.config import TrainSpec
 from worker.alignment.data import ScoredSplit, prompt_cases, score_reference
 from worker.alignment.dataset import Encoder, Row, SkippedRow, Split, chat_template, load_split, read_manifest
 from worker.alignment.errors import DataError
-from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, end_token_ids, load_policy, probe
+from worker.alignment.generate import end_token_ids
+from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import open_resume, pin_threads
@@ -53,7 +54,7 @@ def prepare(spec: TrainSpec, report: JsonlReporter, progress: ProgressFn) -> Pre
     progress("loading", 0, 1)
     snapshot_hash = read_manifest(snapshot)["hash"]
     policy = load_policy(spec.model_path, config)
-    end_ids = end_token_ids(policy.folder)
+    end_ids = end_token_ids(policy.model, policy.tokenizer)
     train, dev = (
         load_split(snapshot / name, policy.tokenizer, max_length=config.max_length, end_ids=end_ids)
         for name in ("train.jsonl", "dev.jsonl")
