@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
-from app.models import Checkpoint, Run, RunEvent
+from app.models import FINAL, Checkpoint, Run, RunEvent
 
 MAX_POINTS = 400
 SIMILARITY_MARGIN = 0.05
@@ -61,7 +61,7 @@ def curves(db: Session, run: Run) -> dict[str, Any]:
         "series": {key: [data.get(key) for _, _, data in rows] for key in keys},
         "evals": evals,
         "checkpoints": checkpoint_steps(db, run),
-        "planned": run.total_steps or None,
+        "planned": run.total_steps or None if run.status not in FINAL else None,
     }
 
 

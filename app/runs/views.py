@@ -164,12 +164,17 @@ def kpis(db: Session, run: Run) -> list[dict[str, Any]]:
 def _end(run: Run, now: datetime) -> dict[str, Any]:
     if run.finished_at is not None:
         took = (run.finished_at - run.started_at).total_seconds() if run.started_at else None
-        return {"label": "Ended", "value": clock(run.finished_at), "detail": f"after {duration(took)}" if took else ""}
+        return {
+            "label": "Ended",
+            "value": clock(run.finished_at),
+            "unit": "UTC",
+            "detail": f"after {duration(took)}" if took else "",
+        }
     end = expected_end(run, now)
     if end is None:
         return {"label": "Ends about", "value": DASH, "detail": "known after the first steps"}
     left = duration((end - now).total_seconds())
-    return {"label": "Ends about", "value": clock(end), "detail": f"in {left}"}
+    return {"label": "Ends about", "value": clock(end), "unit": "UTC", "detail": f"in {left}"}
 
 
 def _worker(db: Session, run: Run) -> dict[str, Any]:

@@ -90,13 +90,13 @@ def _describe(event: RunEvent) -> tuple[str, str, str, str] | None:
         title = title.format(worker=data.get("worker") or "a worker", attempt=event.attempt, reason=reason)
         return icon, title, data.get("message", ""), tone
     if event.kind == "run_started":
-        where = f"from step {data['start_step']}" if data["start_step"] else "from the beginning"
+        where = f"from step {num(data['start_step'])}" if data["start_step"] else "from the beginning"
         rows = f"{num(data['num_train_rows'])} rows to train on, {num(data['num_skipped_rows'])} skipped"
-        return "info-circle", f"Training {where} to {data['total_steps']}", f"{data['attention']}; {rows}", ""
+        return "info-circle", f"Training {where} to {num(data['total_steps'])}", f"{data['attention']}; {rows}", ""
     if event.kind == "checkpoint_saved":
-        return "device-floppy", f"Checkpoint {data['step']} saved", f"{filesize(data['size_bytes'])}, checked", ""
+        return "device-floppy", f"Checkpoint {num(data['step'])} saved", f"{filesize(data['size_bytes'])}, checked", ""
     if event.kind == "evaluation_finished":
-        return "chart-dots", f"Checkpoint {data['step']} evaluated", _evaluation_words(data), ""
+        return "chart-dots", f"Checkpoint {num(data['step'])} evaluated", _evaluation_words(data), ""
     if event.kind in {"warning", "notice"}:
         icon = "alert-triangle" if event.kind == "warning" else "info-circle"
         return icon, data["text"], f"Step {event.step}" if event.step else "", "warn" if event.kind == "warning" else ""

@@ -53,11 +53,21 @@ class Charts {
   }
 
   take({ type, data }) {
-    if (type === "metrics") this.addStep(data);
+    if (type === "metrics") {
+      this.addStep(data);
+      if (!this.planned) this.learnPlan(); // the page was opened before the run had started
+    }
     else if (type === "eval") (this.data.evals[data.key] ??= []).push(data);
     else if (type === "checkpoint") this.data.checkpoints.push(data.step);
     else return;
     this.pending ??= requestAnimationFrame(() => { this.pending = null; this.redraw(); });
+  }
+
+  async learnPlan() {
+    this.planned = 1;
+    try {
+      this.planned = (await (await fetch(this.root.dataset.src)).json()).planned || 1;
+    } catch { /* the axis ends at the newest step then */ }
   }
 
   addStep({ step, time, values }) {
@@ -71,6 +81,14 @@ class Charts {
       const line = (series[key] ??= new Array(x.length - 1 + same).fill(null));
       line.splice(at, same, values[key] ?? null);
     }
+  }
+
+  /** Where the step axis ends: at the planned end, halved as long as the run has not come an eighth of the way. */
+  end() {
+    const reached = this.data.x.at(-1) ?? 0;
+    let end = this.planned;
+    while (end > 40 && reached < end / 8) end = Math.ceil(end / 2);
+    return end;
   }
 
   redraw() { this.charts.forEach((chart) => chart.update()); }
@@ -225,15 +243,16 @@ class Curve {
     this.plot = new window.uPlot(options, columns, this.plotBox);
   }
 
+  /** The same for all curves, whatever steps they have. */
   xRange(low, high) {
     if (this.zoomed) return [low, high];
-    const planned = this.parent.axis === "step" ? this.parent.planned : 0;
-    return [0, Math.max(planned, high ?? 1, 1)];
+    const last = this.parent.xs().at(-1) ?? high ?? 1;
+    return [0, Math.max(this.parent.axis === "step" ? this.parent.end() : 0, last, 1)];
   }
 
   tickDigits(all) {
-    const step = Math.abs((all[1] ?? 1) - (all[0] ?? 0));
-    return Math.min(Math.max(Math.ceil(-Math.log10(step || 1) - 1e-9), 0), 6);
+    const whole = (value, digits) => Math.abs(value * 10 ** digits - Math.round(value * 10 ** digits)) < 1e-6;
+    return [0, 1, 2, 3, 4, 5].find((digits) => all.every((value) => whole(value, digits))) ?? 6;
   }
 
   drawMarks(u) {

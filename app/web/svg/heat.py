@@ -58,6 +58,7 @@ def heat_map(categories: Sequence[HeatCategory], steps: Sequence[int], *, width:
     top, height = 16, _row_height(len(steps))
     paths: dict[str, list[str]] = defaultdict(list)
     parts: list[str] = []
+    names: list[tuple[str, float]] = []
     x0 = float(left)
     for domain, block in blocks:
         for row in range(len(steps)):
@@ -71,13 +72,16 @@ def heat_map(categories: Sequence[HeatCategory], steps: Sequence[int], *, width:
         if alarms:
             parts.append(f'<path class="f-ink" d="M{coord(x0)} 4h8l-4 7z"/>')
             parts.append(text(x0 + 11, 11, str(alarms), "t-ink t-b"))
-        parts.append(text(x0, top + len(steps) * height + 13, _fit(domain, cell * len(block))))
+        names.append((domain, x0))
         x0 += cell * len(block) + _GAP
+    bottom = top + len(steps) * height
+    labels, num_lines = _domain_names(names, bottom, width)
+    parts += labels
     parts += [text(left - 6, top + row * height + height / 2 + 3.5, num(step), "end") for row, step in enumerate(steps)]
     drawn = [f'<path class="{css} crisp" d="{"".join(pieces)}"/>' for css, pieces in sorted(paths.items())]
     alarmed = sum(c.alarm for c in categories)
     label = f"Change of similarity in {num(len(categories))} categories at {len(steps)} checkpoints; {num(alarmed)} with an alarm"
-    return picture(width, top + len(steps) * height + 18, label, drawn + parts)
+    return picture(width, bottom + 5 + 13 * num_lines, label, drawn + parts)
 
 
 def _row_height(num_rows: int) -> int:
@@ -85,12 +89,24 @@ def _row_height(num_rows: int) -> int:
     return 26 if num_rows <= 4 else 18 if num_rows <= 8 else 13
 
 
-def _fit(words: str, room: float) -> str:
-    """The words cut to ``room`` pixels at about 5.6 px a character; nothing where not even four fit."""
-    most = int(room / 5.6)
-    if len(words) <= most:
-        return words
-    return f"{words[: most - 1]}…" if most >= 5 else ""
+def _domain_names(names: Sequence[tuple[str, float]], bottom: float, width: float) -> tuple[list[str], int]:
+    """Names of the blocks at their left edges ``x``, on as few of three lines as they need; a name that fits on none is left out."""
+    ends = [-1.0] * 3
+    parts: list[str] = []
+    used = 1
+    for name, x in names:
+        room = len(name) * 5.8  # about the width of a character at 11 px
+        start = max(min(x, width - room), 0.0)
+        at = next((index for index, end in enumerate(ends) if start >= end), None)
+        if at is None:
+            continue
+        ends[at] = start + room + 8
+        used = max(used, at + 1)
+        y = bottom + 13 * (at + 1)
+        if at:
+            parts.append(line(x + 0.5, bottom + 2, x + 0.5, y - 9, "mark-l"))
+        parts.append(text(start, y, name))
+    return parts, used
 
 
 def cell_strip(changes: Sequence[float | None], label: str) -> Markup:
