@@ -1,13 +1,16 @@
 # KTO Studio: the commands everyone uses. `make help` lists them.
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+# The first that runs: a version manager's shim may stand for a Python that is not there.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3; do $$name -c '' 2>/dev/null && echo $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PORT ?= 8000
+PORT ?= $(or $(KTO_PORT),8000)
 DATA ?=
 ONCE ?=
 ARGS ?=
+# Killed with make, also by kill -9.
+BOUND = exec $(BIN)/python -m app.embedded.child --parent $$PPID --
 NAME ?=
 # Two test processes fit two cores; more are of no use to a suite that trains models.
 WORKERS ?= 2
@@ -21,17 +24,19 @@ help: ## List the commands
 setup: $(STAMP) ## Make .venv with everything for development, from requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml setup.py
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or 3.12 is needed. Install it, or say where it is: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing requirements.lock into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: setup ## The whole loop on this machine (ONCE=1: exit when done; PORT=, DATA= folder)
-	@$(BIN)/kto demo --port $(PORT) $(if $(DATA),--data "$(DATA)") $(if $(ONCE),--once)
+	@$(BOUND) $(BIN)/kto demo --port $(PORT) $(if $(DATA),--data "$(DATA)") $(if $(ONCE),--once)
 
 dev: setup ## The product with reload on code changes (PORT=, DATA= folder)
-	@$(BIN)/kto up --reload --port $(PORT) $(if $(DATA),--data "$(DATA)")
+	@$(BOUND) $(BIN)/kto up --reload --port $(PORT) $(if $(DATA),--data "$(DATA)")
 
 browser: setup
 	@$(BIN)/python scripts/browser.py

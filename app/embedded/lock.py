@@ -31,7 +31,7 @@ def is_locked(data: DataDir) -> bool:
     """Whether a living process holds the data folder."""
     try:
         fd = os.open(data.lock_file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -14,13 +14,11 @@ import sys
 import threading
 from pathlib import Path
 
-from app.cli import settings_from
-from app.core.errors import StudioError
+from app.cli import explain, settings_from
 from app.core.storage import data_dir
-from app.embedded.errors import EmbeddedError
 from app.embedded.paths import default_data_dir
 from app.embedded.supervisor import Supervisor, check_port
-from app.serve import base_url, processes, services
+from app.serve import announce, base_url, processes, services
 from app.settings import get_settings
 from worker.demo.story import Story, StoryError, say
 
@@ -43,10 +41,10 @@ class StoryThread(threading.Thread):
     def run(self) -> None:
         try:
             self.story.tell()
-        except (StoryError, StudioError, EmbeddedError) as error:
+        except StoryError as error:
             self.failure = str(error)
         except Exception as error:
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = explain(error) or f"{type(error).__name__}: {error}"
         finally:
             self.finished.set()
 
@@ -55,6 +53,7 @@ def run(*, once: bool) -> int:
     settings = get_settings()
     check_port(settings.host, settings.port)
     with services() as running:
+        announce(running)
         thread = StoryThread(Story(running.data.root))
         thread.start()
         reported = False
@@ -75,6 +74,8 @@ def run(*, once: bool) -> int:
     if once and not thread.finished.is_set():
         say("Stopped before the run was evaluated.")
         return 1
+    if not once:
+        say("Stopped.")
     return 1 if once and thread.failure else 0
 
 
@@ -85,12 +86,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int)
     parser.add_argument("--data", type=Path)
     args = parser.parse_args(argv)
-    settings_from(args.host, args.port, args.data or demo_data_dir())
     try:
+        settings_from(args.host, args.port, args.data or demo_data_dir())
         say(f"KTO Studio demo, data in {data_dir()}")
         return run(once=args.once)
-    except (EmbeddedError, StudioError) as error:
-        say(str(error))
+    except KeyboardInterrupt:  # before the supervisor takes the signals
+        say("Stopped.")
+        return 130
+    except Exception as error:
+        words = explain(error)
+        if words is None:
+            raise
+        say(f"Error: {words}")
         return 1
 
 

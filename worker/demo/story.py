@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from app.models import (
 from app.registry.service import make_version, promote
 from app.runs.base_models import find_base_model
 from app.runs.service import launch
-from app.serve import base_url
+from app.serve import base_url, local_url
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings
 from worker.alignment.weights import advised_weights
 from worker.demo.corpus import style_of
@@ -109,7 +109,7 @@ class Story:
         for _ in range(300):
             self._check_stop()
             try:
-                if httpx.get(f"{base_url()}/healthz", timeout=2).status_code == 200:
+                if httpx.get(f"{local_url()}/healthz", timeout=2).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass
@@ -170,7 +170,7 @@ class Story:
         with session_scope() as db:
             _, token = create_key(db, demo_project(db), name="demo-app", scopes=["feedback:write"], user=demo_user(db))
         answer = httpx.post(
-            f"{base_url()}/api/v1/feedback/batch",
+            f"{local_url()}/api/v1/feedback/batch",
             json={"items": rows},
             headers={"Authorization": f"Bearer {token}"},
             timeout=60,
@@ -223,7 +223,7 @@ class Story:
         shown, said_at = "", 0.0
         for run in self._changes(run_id):
             metrics = run.summary.get("metrics") or {}
-            words = f"{run.status}, step {run.step} of {run.total_steps}"
+            words = f"{run.status}, step {run.step} of {run.total_steps}" if run.total_steps else str(run.status)
             if "loss" in metrics:
                 words += f", loss {metrics['loss']:.3f}"
             if "rewards/margins" in metrics:
@@ -261,11 +261,13 @@ class Story:
             styles = [style for row in samples if row.arm == arm and (style := style_of(row.text)) is not None]
             share = sum(styles) / len(styles) if styles else 0.0
             say(f"   Desirable share of sampled completions {word}: {share:.0%} of {len(styles)}")
-        first = samples[0]
-        say(f"   Prompt:  {first.prompt[-1]['content']}")
-        for arm, word in (("reference", "Before"), ("policy", "After")):
-            text = next(row.text for row in samples if row.arm == arm and row.prompt_number == first.prompt_number)
-            say(f"   {word + ':':<8} {' '.join(text.split())}")
+        pair = changed_answer(samples)
+        if pair is None:
+            say("   No sampled completion turned from undesirable to desirable.")
+            return
+        say(f"   An answer that changed. Prompt: {pair[0].prompt[-1]['content']}")
+        for row, word in zip(pair, ("Before:", "After:"), strict=True):
+            say(f"   {word:<8} {' '.join(row.text.split())}")
 
     def _promote(self, run_id: int) -> None:
         with session_scope() as db:
@@ -280,6 +282,15 @@ class Story:
             version = make_version(db, project=project, checkpoint_id=best.checkpoint_id, user=user)
             promote(db, project=project, number=version.number, user=user, reason="Promoted by the demo.")
             say(f"   Version {version.number} (step {best.step}): {base_url()}/p/{SLUG}/versions")
+
+
+def changed_answer(samples: Sequence[EvaluationSample]) -> tuple[EvaluationSample, EvaluationSample] | None:
+    """The first completion of the reference in the undesired style and one of the policy, same prompt, in the desired."""
+    desired = {row.prompt_number: row for row in reversed(samples) if row.arm == "policy" and style_of(row.text)}
+    for row in samples:
+        if row.arm == "reference" and style_of(row.text) is False and row.prompt_number in desired:
+            return row, desired[row.prompt_number]
+    return None
 
 
 def interval(figure: dict[str, Any]) -> str:
