@@ -19,7 +19,7 @@ from worker.alignment import checkpoints
 from worker.alignment import policy as policy_module
 from worker.alignment.base_model import load_causal_lm
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
-from worker.alignment.config import EvaluationSettings
+from worker.alignment.config import EvaluationSettings, LoraSettings
 from worker.alignment.data import heldout_rows, prompt_cases
 from worker.alignment.dataset import DEFAULT_CHAT_TEMPLATE, Encoder, Row, load_split
 from worker.alignment.errors import DataError, DivergedError
@@ -243,6 +243,13 @@ def test_memory_that_runs_out_while_loading_is_not_called_a_bad_model(
     with pytest.raises(OSError, match="Cannot allocate") as caught:
         load_causal_lm(str(tmp_path), dtype="auto")
     assert classify(caught.value)[0] == "out_of_memory"
+
+
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, 12 / 4), (True, 12 / 2)])
+def test_lora_scaling(tmp_path: Path, rslora: bool, scaling: float) -> None:
+    policy = policy_of(tmp_path, "llama", lora=LoraSettings(r=4, alpha=12, rslora=rslora))
+    found = {layer.scaling["default"] for layer in policy.model.modules() if hasattr(layer, "lora_A")}
+    assert found == {scaling}
 
 
 # The disk ----------------------------------------------------------------------------------------------------------------
