@@ -58,6 +58,8 @@ def promote(request: Request, viewer: CanPromote, db: Db, number: int, reason: A
 @router.get("/{number:int}/exports")
 def exports(request: Request, viewer: CanView, db: Db, number: int) -> Response:
     version = service.find_version(db, viewer.project.id, number)
+    if not is_htmx(request):  # a part of the version's page, opened by itself
+        return redirect(request, f"{_url(viewer, version)}#exports")
     return render(request, "registry/_exports.html", _exports(db, version))
 
 

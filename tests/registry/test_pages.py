@@ -99,7 +99,7 @@ def test_exports_are_queued_watched_and_streamed(db: Session, shop: Any) -> None
     ready(
         db, export.version_id, project.id, "adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": large}
     )
-    part = client.get(f"{root}/1/exports").text
+    part = client.get(f"{root}/1/exports", headers={"HX-Request": "true"}).text
     assert "every 2s" not in part
     assert "Download" in part
     answer = client.get(f"{root}/1/exports/adapter/download")
