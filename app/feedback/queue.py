@@ -156,10 +156,11 @@ def decide(
     reasons: Sequence[str] = (),
     comment: str | None = None,
 ) -> int | None:
-    """A verdict (None = skip) on a slot that the person holds; returns the rating's id. Sent twice, it counts once.
+    """A verdict (None = skip) on a slot that the person holds, or that nobody does; returns the rating's id. Sent twice, it counts once.
 
     Raises ConflictError when the lease ran out and someone else has the slot, NotFoundError for another queue's slot.
     """
+    _take_again(db, queue, user, slot_id)
     taken = db.execute(
         _mine(queue, user)
         .where(AnnotationSlot.id == slot_id)
@@ -193,6 +194,17 @@ def decide(
         .execution_options(synchronize_session=False)
     )
     return rating_id
+
+
+def _take_again(db: Session, queue: AnnotationQueue, user: User, slot_id: int) -> None:
+    """A reload gives the item back a moment after the new page has shown it: while nobody took it, it is still theirs."""
+    free = _free_slots(queue, user).where(AnnotationSlot.id == slot_id).with_for_update(skip_locked=True)
+    db.execute(
+        update(AnnotationSlot)
+        .where(AnnotationSlot.id == free.scalar_subquery(), AnnotationSlot.claimed_by.is_(None))
+        .values(claimed_by=user.id, claimed_until=utcnow() + LEASE)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _decided_before(db: Session, queue: AnnotationQueue, user: User, slot_id: int) -> int | None:

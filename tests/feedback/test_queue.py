@@ -84,6 +84,16 @@ def test_an_expired_lease_that_nobody_took_still_counts(db, factory, project):
     assert claims.decide(db, queue, user, slot, True) is not None
 
 
+def test_an_item_given_back_by_a_reload_still_counts_while_nobody_took_it(db, factory, project):
+    queue, user, other = filled(db, factory, project, 2), factory.user(), factory.user()
+    first, second = ids(claims.hold(db, queue, user))
+    claims.release(db, queue, user)
+    assert claims.decide(db, queue, user, first, True) is not None
+    assert second in ids(claims.hold(db, queue, other))
+    with pytest.raises(ConflictError, match="Someone else has this one now"):
+        claims.decide(db, queue, user, second, True)
+
+
 def test_heartbeat_and_release(db, factory, project):
     queue, user, other = filled(db, factory, project, 1), factory.user(), factory.user()
     claims.hold(db, queue, user)
