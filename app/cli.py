@@ -37,7 +37,24 @@ def explain(error: Exception) -> str | None:
         return f"A setting does not fit. Change it and start again.{fields}"
     if isinstance(error, ModuleNotFoundError):
         return missing_extra(error)
-    return None
+    return explain_database(error)
+
+
+def explain_database(error: Exception) -> str | None:
+    from sqlalchemy.exc import DBAPIError
+
+    from app.serve import reason_of
+
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None)
+    if state in ("42P01", "42703"):  # no such table, no such column
+        return "The database does not have this version's schema. Run `kto migrate`."
+    if state == "53100":
+        return (
+            f"The database's disk is full: {reason_of(error)}. Free some space and run this again; nothing was stored."
+        )
+    return f"The database refuses: {reason_of(error)}. Nothing was stored." if state else None
 
 
 def in_words(command: Callable[P, R]) -> Callable[P, R]:

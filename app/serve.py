@@ -46,14 +46,14 @@ def check_database(url: str) -> None:
         with engine.connect() as connection:
             version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
     except OperationalError as error:
-        raise UnavailableError(f"Cannot use the database {shown}: {_reason(error)}.", remedy=remedy) from error
+        raise UnavailableError(f"Cannot use the database {shown}: {reason_of(error)}.", remedy=remedy) from error
     except (SQLAlchemyError, ValueError, ImportError) as error:
         raise UnavailableError("DATABASE_URL is not the address of a PostgreSQL database.", remedy=remedy) from error
     if version < _TOO_OLD_POSTGRES:
         raise UnavailableError(f"PostgreSQL {version // 10000} is too old.", remedy="Use version 15 or later.")
 
 
-def _reason(error: DBAPIError) -> str:
+def reason_of(error: DBAPIError) -> str:
     """What the server or the network said, without the driver's words around it."""
     first = str(error.orig).strip().splitlines()[0]
     return first.rpartition(" failed: ")[2].removeprefix("FATAL:").strip().removesuffix(".")
@@ -96,7 +96,7 @@ def migrate_in_words(url: str) -> None:
         ) from error
     except DBAPIError as error:
         raise UnavailableError(
-            f"The database cannot be brought to this version's schema: {_reason(error)}.",
+            f"The database cannot be brought to this version's schema: {reason_of(error)}.",
             remedy="Its user must own the database, or be allowed to make tables in it.",
         ) from error
 

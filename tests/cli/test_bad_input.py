@@ -147,6 +147,11 @@ def test_accounts(kto: Kto) -> None:
     assert linked.output.startswith("http://127.0.0.1:8111/start/")
 
 
+def test_database_without_schema(kto: Kto) -> None:
+    url = create_database(f"test_empty_{worker_number()}")
+    assert refused(kto("user", "link", "a@b.c", DATABASE_URL=url)).endswith("schema. Run `kto migrate`.\n")
+
+
 def test_launch_of_what_is_not_there(kto: Kto, cli_database: str) -> None:
     command = ("launch", "--project", "nowhere", "--snapshot", "abcdef01", "--base-model", "none")
     assert "There is no project nowhere" in refused(kto(*command, DATABASE_URL=cli_database))
