@@ -8,6 +8,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app.accounts import redaction
 from app.accounts.people_routes import router as people_pages
 from app.accounts.routes import router as account_pages
+from app.core.logs import set_up_logs
 from app.datasets.routes import router as dataset_pages
 from app.evaluations.routes import router as evaluation_pages
 from app.feedback.api import router as feedback_api
@@ -56,6 +57,7 @@ def create_app() -> FastAPI:
         app.include_router(router)
     app.mount("/static", StudioStatic(), name="static")
     errors.install(app)
+    set_up_logs()
     redaction.install()
     app.add_middleware(SizeLimitMiddleware)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=get_settings().answered_hosts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIN_SECRET_CHARS = 32
 
 
 class Settings(BaseSettings):
@@ -20,7 +23,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path()
     """Folder of the bundled services and of local artifacts. Empty: the user's data home."""
     artifacts_url: str = ""
-    """Where snapshots, checkpoints and exports live: a folder or an fsspec URL. Empty: <data_dir>/artifacts."""
+    """The folder where snapshots, checkpoints and exports live. Empty: <data_dir>/artifacts."""
     model_roots: list[Path] = []
     """Folders whose sub-folders may be used as base models. The demo model's folder is always one of them."""
     allow_hub_models: bool = True
@@ -34,22 +37,38 @@ class Settings(BaseSettings):
     """Address that users type, e.g. https://kto.example.org. https switches the cookie to `__Host-`."""
     secret_key: str = ""
     """At least 32 characters; signs CSRF tokens. Empty: made once and kept in <data_dir>/secrets."""
-    session_hours: int = 24 * 14
-    max_import_bytes: int = 256 * 1024 * 1024
+    session_hours: int = Field(24 * 14, ge=1)
+    """How long a sign-in lasts."""
+    max_import_bytes: int = Field(256 * 1024 * 1024, ge=1)
     """Largest file that an import accepts."""
-    max_request_bytes: int = 5 * 1024 * 1024
+    max_request_bytes: int = Field(5 * 1024 * 1024, ge=1)
     """Largest body of an API request."""
-    max_prompt_chars: int = 200_000
+    max_prompt_chars: int = Field(200_000, ge=1)
     """Longest prompt or completion that is stored, in characters."""
-    lease_seconds: int = 30
+    lease_seconds: int = Field(30, ge=1)
     """A worker that has not been heard of for so long loses its run to another attempt."""
-    stop_grace_seconds: int = 60
+    stop_grace_seconds: int = Field(60, ge=0)
     """Time between asking a trainer to stop and killing it."""
-    max_attempts: int = 5
+    max_attempts: int = Field(5, ge=1)
     """Automatic resumes of one run, the first try included."""
     trainer_command: list[str] = []
     """Put before `train <spec.json>`, e.g. ["nice", "-n", "10", "python", "-m", "worker.alignment"]. Empty: this Python's."""
-    log_level: str = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
+    """Of the messages of web and workers."""
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _is_folder(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("name a folder: object stores are not supported in this version")
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _is_long(cls, value: str) -> str:
+        if 0 < len(value) < MIN_SECRET_CHARS:
+            raise ValueError(f"needs at least {MIN_SECRET_CHARS} characters, or none for a key made by itself")
+        return value
 
     @property
     def answered_hosts(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
+from app.accounts.keys import SCOPES
 from app.core.ids import content_hash
 from app.core.security import hash_token, new_token
 from app.models import ApiKey, Completion, Membership, Project, Prompt, Rating, Role, User
@@ -38,7 +39,7 @@ class Factory:
         self.add(Membership(project_id=project.id, user_id=user.id, role=role.value))
         return user
 
-    def api_key(self, project: Project, scopes: tuple[str, ...] = ("feedback:write", "feedback:read")) -> str:
+    def api_key(self, project: Project, scopes: tuple[str, ...] = SCOPES) -> str:
         token = "kto_" + new_token()
         self.add(
             ApiKey(

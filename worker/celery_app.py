@@ -14,8 +14,9 @@ import pkgutil
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import after_setup_logger, worker_ready, worker_shutdown, worker_shutting_down
 
+from app.core.logs import set_up_logs
 from app.core.queue import QUEUE_TASKS, QUEUE_TRAIN
 from app.core.redis import celery_url
 from app.settings import get_settings
@@ -52,6 +53,10 @@ app.conf.update(
 _presence: Presence | None = None
 
 
+def _set_levels(**_: Any) -> None:
+    set_up_logs()
+
+
 def _announce(sender: Any, **_: Any) -> None:
     """Workers of runs are shown in the app and asked for by the preflight; the others are not."""
     global _presence  # noqa: PLW0603 -- one worker per process
@@ -70,6 +75,7 @@ def _withdraw(**_: Any) -> None:
         _presence.stop()
 
 
+after_setup_logger.connect(_set_levels, weak=False)
 worker_ready.connect(_announce, weak=False)
 worker_shutting_down.connect(_stop_trainers, weak=False)
 worker_shutdown.connect(_withdraw, weak=False)

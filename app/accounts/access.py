@@ -73,6 +73,14 @@ class Viewer:
         return self.role in PERMISSIONS[permission]
 
 
+def signed_in(request: Request, db: Db) -> User:
+    """Raises NotSignedInError, before the body of the request is read."""
+    login = find_login(db, session_cookie(request))
+    if login is None:
+        raise NotSignedInError("Sign in to see this page.")
+    return login.user
+
+
 async def submitted_csrf(request: Request) -> str:
     """The token that a page sent back: the header from htmx and fetch, else the hidden form field."""
     header = request.headers.get("x-csrf-token")
@@ -119,8 +127,14 @@ class Require:
             raise ValueError(f"{permission} is not in PERMISSIONS")
         self.permission = permission
 
-    def __call__(self, request: Request, db: Db, token: Annotated[str, Depends(submitted_csrf)]) -> Viewer:
-        viewer = self._viewer(request, db)
+    def __call__(
+        self,
+        request: Request,
+        db: Db,
+        user: Annotated[User, Depends(signed_in)],
+        token: Annotated[str, Depends(submitted_csrf)],
+    ) -> Viewer:
+        viewer = self._viewer(request, db, user)
         check_csrf(request, token)
         request.state.viewer = viewer
         if not viewer.can(self.permission):
@@ -128,18 +142,15 @@ class Require:
             raise ForbiddenError("Your role does not allow this.", remedy=f"It is for: {allowed}.")
         return viewer
 
-    def _viewer(self, request: Request, db: Session) -> Viewer:
-        login = find_login(db, session_cookie(request))
-        if login is None:
-            raise NotSignedInError("Sign in to see this page.")
+    def _viewer(self, request: Request, db: Session, user: User) -> Viewer:
         slug = request.path_params.get("slug")
         if slug is None:
-            return Viewer(login.user, None, global_role(db, login.user))
+            return Viewer(user, None, global_role(db, user))
         project = db.scalar(select(Project).where(Project.slug == slug)) if slug.isprintable() else None
-        role = membership_role(db, login.user, project) if project else None
+        role = membership_role(db, user, project) if project else None
         if project is None or role is None:
             raise NotFoundError("There is no such project, or you are not a member of it.")
-        return Viewer(login.user, project, role)
+        return Viewer(user, project, role)
 
 
 class Public:

@@ -14,7 +14,7 @@ from app.core.errors import InvalidError, NotFoundError
 from app.core.security import hash_token, new_token
 from app.models import ApiKey, Project, User
 
-SCOPES = ("feedback:write", "feedback:read")
+SCOPES = ("feedback:write", "feedback:read", "version:read")
 MAX_DAYS = 3650
 _PREFIX = 10
 

@@ -12,7 +12,7 @@ from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.errors import ConflictError, InvalidError
 from app.models import Role
-from app.settings import get_settings
+from app.web.address import public_address
 from app.web.htmx import redirect
 from app.web.templating import render
 
@@ -79,7 +79,7 @@ def _page(request: Request, db: Db, viewer: Viewer, status: int = 200, **more: A
         "form": {"email": "", "name": "", "role": Role.ANNOTATOR.value},
         "invitation": None,
         "refusal": None,
-        "base_url": get_settings().public_url.rstrip("/") or str(request.base_url).rstrip("/"),
+        "base_url": public_address(request),
         "may_relink": lambda user: members.may_relink(db, viewer.project, user),
     }
     return render(request, "accounts/settings.html", context | more, status_code=status)

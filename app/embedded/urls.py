@@ -1,6 +1,6 @@
 """Addresses of the services in the forms their clients want. No other module is imported here."""
 
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 
 def postgres_url(*, user: str, password: str, database: str, socket_dir: str) -> str:
@@ -20,13 +20,3 @@ def libpq_url(database_url: str) -> str:
 def redis_socket_url(path: str, db: int = 0) -> str:
     """Address of a unix socket as redis-py takes it."""
     return f"unix://{quote(path, safe='/')}?db={db}"
-
-
-def celery_broker_url(redis_url: str) -> str:
-    """Kombu's form of a Redis address: `unix:///path?db=N` becomes `redis+socket:///path?virtual_host=N`; others stay."""
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    db = parse_qs(parts.query).get("db", ["0"])[0]
-    login = f"{parts.netloc}" if parts.netloc else ""
-    return f"redis+socket://{login}{parts.path}?virtual_host={db}"

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 from app.core.errors import NotFoundError
 from app.core.pagination import Page, page_of
 from app.models import Evaluation, EvaluationCategory, EvaluationSample, Run
+from app.runs.curves import held_out_auc
 
 RUNS_PER_PAGE = 25
 PROMPTS_PER_PAGE = 5
@@ -39,10 +40,7 @@ def evaluations_of(db: Session, run: Run) -> list[Evaluation]:
 
 
 def auc_of(evaluation: Evaluation) -> dict[str, Any]:
-    """The estimate that checkpoints are compared by: AUC within the prompt, pooled where no prompt carries both labels."""
-    within: dict[str, Any] = evaluation.heldout["auc_within_prompt"]
-    pooled: dict[str, Any] = evaluation.heldout["auc"]
-    return within if within["value"] is not None else pooled
+    return held_out_auc(evaluation.heldout)
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> Evaluation | None:

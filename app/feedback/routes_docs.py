@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.accounts.access import Public
-from app.settings import get_settings
+from app.web.address import public_address
 from app.web.templating import render
 
 router = APIRouter()
@@ -81,7 +81,7 @@ def _endpoint(address: str, method: str, path: str, operation: dict[str, Any]) -
 @router.get("/api/v1/docs", dependencies=[Depends(Public())])
 def api_docs(request: Request) -> Response:
     document = request.app.openapi()
-    address = (get_settings().public_url or str(request.base_url)).rstrip("/")
+    address = public_address(request)
     endpoints = [
         _endpoint(address, method, path, operation)
         for path, methods in document["paths"].items()

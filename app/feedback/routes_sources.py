@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Path, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Path, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.datastructures import UploadFile
 
 from app.accounts.access import Require, Viewer
 from app.accounts.keys import SCOPES, create_key, list_keys, revoke_key
@@ -17,6 +18,7 @@ from app.core.errors import InvalidError, NotFoundError, StudioError
 from app.feedback.importers import import_file
 from app.models import Import, Project
 from app.settings import get_settings
+from app.web.address import public_address
 from app.web.htmx import redirect
 from app.web.templating import render
 
@@ -32,17 +34,13 @@ def last_imports(db: Session, project: Project, limit: int = 20) -> Sequence[Imp
     return db.scalars(query.order_by(Import.id.desc()).limit(limit)).all()
 
 
-def _address(request: Request) -> str:
-    return (get_settings().public_url or str(request.base_url)).rstrip("/")
-
-
 def _page(request: Request, db: Session, viewer: Viewer, *, status_code: int = 200, **more: Any) -> Response:
     context = {
         "keys": list_keys(db, viewer.project),
         "imports": last_imports(db, viewer.project),
         "now": utcnow(),
         "scopes": SCOPES,
-        "address": _address(request),
+        "address": public_address(request),
         "token": None,
         "errors": {},
         "typed": {"name": "", "expires_in_days": "365", "scopes": list(SCOPES)},
@@ -94,9 +92,16 @@ def import_form(request: Request, viewer: Importer) -> Response:  # noqa: ARG001
     return _import_page(request)
 
 
+async def uploaded_file(request: Request) -> AsyncIterator[UploadFile | None]:
+    """FastAPI's own File() is read before the guard: anyone could fill the disk with what will be refused."""
+    async with request.form() as form:
+        file = form.get("file")
+        yield file if isinstance(file, UploadFile) else None
+
+
 @router.post("/import")
 def import_upload(
-    request: Request, db: Db, viewer: Importer, file: Annotated[UploadFile | None, File()] = None
+    request: Request, db: Db, viewer: Importer, file: Annotated[UploadFile | None, Depends(uploaded_file)]
 ) -> Response:
     """The whole file or nothing of it; then to the page with what became of every row."""
     if file is None or not file.filename:

@@ -96,7 +96,7 @@ class ApiKey(Base):
     """First characters, shown in lists; the key itself is shown once."""
     key_hash: Mapped[str] = mapped_column(Text, unique=True)
     scopes: Mapped[list[Any]] = mapped_column()
-    """feedback:write, feedback:read."""
+    """Of ``app.accounts.keys.SCOPES``."""
     created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]

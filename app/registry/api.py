@@ -18,7 +18,7 @@ from app.web.openapi import BEARER, error_answers
 
 router = APIRouter(prefix="/api/v1/versions", tags=["versions"], dependencies=[BEARER])
 
-CanRead = Annotated[KeyHolder, Depends(RequireKey("feedback:read"))]
+CanRead = Annotated[KeyHolder, Depends(RequireKey("version:read"))]
 
 
 class AdapterFacts(BaseModel):

@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Self
 
 import redis.asyncio
-from fastapi import APIRouter, Depends, Header, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
@@ -37,6 +36,7 @@ def viewed_run(run_id: int, viewer: CanView, db: Db) -> Run:
 
 
 ViewedRun = Annotated[Run, Depends(viewed_run)]
+EventId = Annotated[int, Query(ge=0, le=2**63 - 1)]
 
 
 def newest_seen(after: int, last_event_id: str | None) -> int:
@@ -47,7 +47,7 @@ def newest_seen(after: int, last_event_id: str | None) -> int:
 
 @router.get("/events", response_class=EventSourceResponse)
 async def events(
-    request: Request, run: ViewedRun, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, run: ViewedRun, after: EventId = 0, last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
     """Replays what came after the last id, then follows: no database connection is held while waiting."""
     seen = newest_seen(after, last_event_id)
@@ -67,7 +67,7 @@ async def events(
 
 @router.get("/events.json")
 def poll(
-    request: Request, run: ViewedRun, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
+    request: Request, run: ViewedRun, after: EventId = 0, last_event_id: Annotated[str | None, Header()] = None
 ) -> dict[str, Any]:
     """One batch of the stream, for browsers whose connections do not last."""
     batch = stream.read_batch(request, run.project_id, run.id, newest_seen(after, last_event_id))
@@ -81,10 +81,10 @@ def metrics(run: ViewedRun, db: Db) -> dict[str, Any]:
 
 
 @router.get("/metrics.csv")
-def metrics_file(run: ViewedRun, db: Db) -> StreamingResponse:
-    text = "".join(curves.metrics_csv(db, run))
+def metrics_file(run: ViewedRun, db: Db) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{run.name}-metrics.csv"'}
-    return StreamingResponse(iter([text]), media_type="text/csv; charset=utf-8", headers=headers)
+    text = "".join(curves.metrics_csv(db, run))
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 class Doorbell:

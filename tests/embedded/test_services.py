@@ -11,11 +11,12 @@ import redis
 import sqlalchemy
 from kombu import Connection
 
+from app.core.redis import celery_url
 from app.embedded import postgres as postgres_module
 from app.embedded.binaries import PostgresBinaries, find_postgres
 from app.embedded.errors import EmbeddedError
 from app.embedded.services import EmbeddedServices, running_services
-from app.embedded.urls import celery_broker_url, libpq_url
+from app.embedded.urls import libpq_url
 from tests.embedded.conftest import modes_above, processes_on
 
 STRANGER = 54321  # a user id that owns nothing here
@@ -69,7 +70,7 @@ def test_addresses_work_for_sqlalchemy_and_celery(services: EmbeddedServices, mo
     with engine.connect() as connection:
         assert connection.scalar(sqlalchemy.text("SELECT current_database()")) == "kto"
     engine.dispose()
-    broker = celery_broker_url(services.redis_url.replace("db=0", "db=3"))
+    broker = celery_url(services.redis_url.replace("db=0", "db=3"))
     with Connection(broker) as connection, connection.SimpleQueue("doorbell") as queue:
         queue.put({"run": 1})
         message = queue.get(timeout=5)
@@ -78,7 +79,7 @@ def test_addresses_work_for_sqlalchemy_and_celery(services: EmbeddedServices, mo
         queue.put({"run": 2})
     with redis.Redis.from_url(services.redis_url.replace("db=0", "db=3")) as client:
         assert client.llen("doorbell") == 1
-    assert celery_broker_url("redis://host:6379/1") == "redis://host:6379/1"
+    assert celery_url("redis://host:6379/1") == "redis://host:6379/1"
 
 
 def test_other_user_is_refused(services: EmbeddedServices) -> None:

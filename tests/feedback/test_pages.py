@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from typing import Any
@@ -241,3 +242,20 @@ def test_api_docs_are_plain_and_whole(client):
     for words in ("Send one thumb", "POST /api/v1/feedback/batch", "completion_id", "Authorization: Bearer $KTO_KEY"):
         assert words in page.text
     assert "style=" not in page.text
+
+
+def test_a_packed_file_in_the_browser(sign_in, factory, db):
+    project = factory.project()
+    browser = sign_in(factory.member(project, Role.LEAD))
+    packed = gzip.compress(b'{"prompt": "How?", "completion": "So.", "label": true}\n')
+    answer = browser.post(f"/p/{project.slug}/sources/import", files={"file": ("f.jsonl.gz", packed)})
+    assert answer.status_code == 303
+    assert db.scalars(select(Import.num_created)).all() == [1]
+
+
+def test_nothing_of_an_upload_is_read_before_the_person_is_known(client, project, monkeypatch):
+    read = []
+    monkeypatch.setattr("starlette.formparsers.MultiPartParser.parse", lambda _: read.append(True))
+    answer = client.post(f"/p/{project.slug}/sources/import", files={"file": ("f.jsonl", b"{}\n" * 1000)})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert not read

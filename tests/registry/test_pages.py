@@ -190,3 +190,11 @@ def test_roles_and_tenants(factory: Any, sign_in: Any, shop: Any) -> None:
     for part in ("", "/card", "/card.md", "/exports", "/exports/adapter/download"):
         assert stranger.get(f"{theirs}/1{part}").status_code == 404
     assert stranger.post(f"{theirs}/1/promote", data={}).status_code == 404
+
+
+def test_a_key_for_feedback_reads_no_version(factory: Any, client: Any) -> None:
+    project = factory.project()
+    for scopes, status in ((("feedback:read", "feedback:write"), 403), (("version:read",), 404)):
+        key = {"Authorization": f"Bearer {factory.api_key(project, scopes)}"}
+        assert client.get("/api/v1/versions/production", headers=key).status_code == status
+        assert client.get("/api/v1/versions/production/adapter", headers=key).status_code == status
