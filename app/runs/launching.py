@@ -116,10 +116,10 @@ def _refuse(result: preflight.Preflight) -> None:
         raise InvalidError(result.errors[0].text, fields=fields or {"": first})
 
 
-def config_rows(config: AlignmentConfig) -> list[tuple[str, str]]:
-    """Every setting by its dotted name."""
+def config_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every setting by its dotted name. Takes the stored JSON: a run of an older version may hold settings that are gone."""
     rows: list[tuple[str, str]] = []
-    for name, value in config.to_json().items():
+    for name, value in config.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for part, item in inner:
             text = ", ".join(item) if isinstance(item, tuple | list) else str(item)
@@ -129,8 +129,8 @@ def config_rows(config: AlignmentConfig) -> list[tuple[str, str]]:
 
 def equivalent_command(project: Project, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> str:
     """`kto launch` with what differs from the defaults."""
-    default = dict(config_rows(AlignmentConfig(base_model=model.name)))
-    changed = [(name, text) for name, text in config_rows(config) if default[name] != text]
+    default = dict(config_rows(AlignmentConfig(base_model=model.name).to_json()))
+    changed = [(name, text) for name, text in config_rows(config.to_json()) if default[name] != text]
     lines = [
         f"kto launch --project {shlex.quote(project.slug)} --snapshot {snapshot.content_hash[:12]}",
         f"--base-model {shlex.quote(model.short_name)}",

@@ -18,7 +18,6 @@ from app.runs.events import ViewedRun
 from app.runs.forms import LaunchForm
 from app.web.htmx import redirect
 from app.web.templating import render
-from worker.alignment.config import AlignmentConfig
 
 router = APIRouter(prefix="/p/{slug}/runs", include_in_schema=False)
 worker_router = APIRouter(include_in_schema=False)
@@ -85,8 +84,7 @@ def log_page(request: Request, run: ViewedRun, attempt: int | None = None) -> HT
 
 @router.get("/{run_id:int}/config")  # noqa: FAST003 -- ViewedRun reads it
 def config_page(request: Request, run: ViewedRun) -> HTMLResponse:
-    config = AlignmentConfig.from_json(run.config)
-    return render(request, "runs/config.html", {"run": run, "rows": launching.config_rows(config)})
+    return render(request, "runs/config.html", {"run": run, "rows": launching.config_rows(run.config)})
 
 
 @router.post("/{run_id:int}/stop")

@@ -87,3 +87,8 @@ def test_sizes_and_words() -> None:
     assert formats.plural(1, "run") == "1 run"
     assert formats.plural(1214, "category", "categories") == "1,214 categories"
     assert formats.short("9f3c1ae4bb") == "9f3c1ae4"
+
+
+def test_codes_marks_commands_and_escapes_the_rest() -> None:
+    assert formats.codes("Start `kto up` <now>.") == "Start <code>kto up</code> &lt;now&gt;."
+    assert formats.codes(None) == ""

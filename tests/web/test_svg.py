@@ -158,3 +158,33 @@ def test_ticks_are_round() -> None:
     assert nice_ticks(0.61, 0.78, 3) == [0.7]
     assert nice_ticks(-0.011, 0.024, 3) == [0.0, 0.02]
     assert nice_ticks(3, 3) == [3]
+
+
+def test_a_share_bar_may_stand_for_a_part_of_the_largest() -> None:
+    whole, part = (_elements(svg.share_bar(30, 30, of=of, width=400), "rect", "f-und")[0] for of in (60, 240))
+    assert float(whole.get("x", 0)) + float(whole.get("width", 0)) == pytest.approx(400)
+    assert float(part.get("x", 0)) + float(part.get("width", 0)) == pytest.approx(100)
+
+
+def test_the_newest_day_always_has_its_date() -> None:
+    days = [svg.Day(date(2026, 11, day), 1, 1) for day in range(1, 31)]
+    labels = [element.text for element in _elements(svg.daily_bars(days, width=760), "text", "mid")]
+    assert labels[-1] == "30 Nov"
+    assert len(labels) == 5
+
+
+def test_counts_have_no_broken_ticks() -> None:
+    labels = [element.text for element in _elements(svg.daily_bars([svg.Day(date(2026, 11, 1), 1, 0)]), "text", "end")]
+    assert labels == ["1", "1"]
+
+
+def test_medians_are_written() -> None:
+    chart = svg.histogram((0, 10, 20), (3, 1), (1, 3), unit="words", medians=(6.0, None))
+    assert [element.text for element in _elements(chart, "text", "t-2")] == ["median 6"]
+
+
+def test_names_of_narrow_domains_go_to_further_lines() -> None:
+    names = [f"Quite a long domain {index}" for index in range(5)]
+    chart = svg.heat_map([svg.HeatCategory("x", name, (0.0,)) for name in names], [10], width=300)
+    written = {element.text: element.get("y") for element in _elements(chart, "text") if element.text in names}
+    assert len({*written.values()}) > 1
