@@ -26,7 +26,7 @@ def start_form(db: Session, project: Project, *, source: Run | None, snapshot_id
     """What an untouched form holds: a run's settings when cloning, else the standard preset on the newest snapshot."""
     if source is not None:
         return LaunchForm.of_config(
-            AlignmentConfig.from_json(source.config), snapshot_id=snapshot_id or source.snapshot_id
+            AlignmentConfig.from_json(source.config, drop_unknown=True), snapshot_id=snapshot_id or source.snapshot_id
         )
     snapshots = service.list_snapshots(db, project)
     models = list_base_models()
@@ -48,7 +48,7 @@ def choices(db: Session, project: Project, source: Run | None) -> dict[str, Any]
         "presets": [(name, *PRESET_WORDS[name], json.dumps(PRESETS[name])) for name in PRESETS],
         "source": source,
         "original": LaunchForm.of_config(
-            AlignmentConfig.from_json(source.config), snapshot_id=source.snapshot_id
+            AlignmentConfig.from_json(source.config, drop_unknown=True), snapshot_id=source.snapshot_id
         ).model_dump()
         if source
         else {},

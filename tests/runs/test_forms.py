@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import pytest
+
 from app.runs.forms import NESTED, LaunchForm
-from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings
+from worker.alignment.config import AlignmentConfig, ConfigError, EvaluationSettings, LoraSettings
 
 UNUSUAL = AlignmentConfig(
     base_model="model",
@@ -57,3 +59,10 @@ def test_a_clone_typed_back_is_the_same_config() -> None:
 def test_every_inner_setting_has_a_field() -> None:
     assert set(NESTED["lora"]) == {field.name for field in fields(LoraSettings)}
     assert {*NESTED["evaluation"], "seed"} == {field.name for field in fields(EvaluationSettings)}
+
+
+def test_a_run_of_an_older_version_can_be_cloned():
+    stored = {**AlignmentConfig(base_model="m", beta=0.3).to_json(), "a_setting_of_old": "x"}
+    assert AlignmentConfig.from_json(stored, drop_unknown=True).beta == 0.3
+    with pytest.raises(ConfigError, match="a_setting_of_old"):
+        AlignmentConfig.from_json(stored)

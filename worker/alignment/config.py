@@ -103,9 +103,12 @@ class AlignmentConfig:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> AlignmentConfig:
-        """Build from ``to_json()``'s output. Raises ConfigError on an unknown or badly typed field."""
-        built: AlignmentConfig = _build(cls, data, "")
+    def from_json(cls, data: dict[str, Any], *, drop_unknown: bool = False) -> AlignmentConfig:
+        """Build from ``to_json()``'s output. Raises ConfigError on a badly typed field, and on an unknown one.
+
+        ``drop_unknown`` is for cloning a run of an older version, whose settings may no longer exist.
+        """
+        built: AlignmentConfig = _build(cls, data, "", drop_unknown=drop_unknown)
         return built
 
 
@@ -185,17 +188,17 @@ def _one_of(choices: Any) -> str:
     return f"must be one of {', '.join(get_args(choices))}"
 
 
-def _build(cls: Any, data: dict[str, Any], prefix: str) -> Any:
+def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = False) -> Any:
     hints = get_type_hints(cls)
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(data) - known)
-    if unknown:
+    if unknown and not drop_unknown:
         raise ConfigError({prefix + name: "is not a setting" for name in unknown})
     values: dict[str, Any] = {}
     for name, given in data.items():
         hint, value = hints[name], given
         if is_dataclass(hint) and isinstance(value, dict):
-            value = _build(hint, value, f"{prefix}{name}.")
+            value = _build(hint, value, f"{prefix}{name}.", drop_unknown=drop_unknown)
         elif isinstance(value, list):
             value = tuple(value)
         elif hint is float and isinstance(value, int) and not isinstance(value, bool):
