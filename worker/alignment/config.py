@@ -195,8 +195,8 @@ def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = 
     if unknown and not drop_unknown:
         raise ConfigError({prefix + name: "is not a setting" for name in unknown})
     values: dict[str, Any] = {}
-    for name, given in data.items():
-        hint, value = hints[name], given
+    for name in data.keys() & known:
+        hint, value = hints[name], data[name]
         if is_dataclass(hint) and isinstance(value, dict):
             value = _build(hint, value, f"{prefix}{name}.", drop_unknown=drop_unknown)
         elif isinstance(value, list):
