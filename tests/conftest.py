@@ -100,10 +100,12 @@ def configured(database_url: str, test_redis_url: str, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
-def engine(configured: None) -> Engine:
+def engine(configured: None) -> Iterator[Engine]:
     from app.core.db import get_engine
 
-    return get_engine()
+    engine = get_engine()
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
