@@ -112,6 +112,10 @@ def routes() -> list[tuple[str, APIRoute]]:
     ]
 
 
+STREAM = "/p/{slug}/runs/{run_id:int}/events"
+"""Goes on beside its request's own session: not on the one connection that these tests share. `events.json` is the same."""
+
+
 def sizes(db: Session) -> dict[str, int]:
     """Rows of every table that a refused request must not touch."""
     return {
