@@ -52,7 +52,7 @@ def ingest_rows(project: Project, rounds: int) -> list[Row]:
         row("parse", "items/s", rate["parse"]),
         row("ingest and commit", "items/s", rate["ingest"]),
         row("bare INSERT of the same bytes", "items/s", rate["floor"]),
-        row("ingest / bare INSERT, time", "x", ratios(spent["ingest"], spent["floor"]), at_most=25),
+        row("ingest / bare INSERT, time", "x", ratios(spent["ingest"], spent["floor"]), at_most=40),
     ]
 
 

@@ -80,7 +80,7 @@ def _page_rows(client: TestClient, project: Project, lead: User, rounds: int) ->
         took = [1000 * seconds for seconds in spent[name]]
         rows += [
             row(f"{name}, p50", "ms", took),
-            row(f"{name}, p95", "ms", took, value=percentile(took, 0.95)),
+            row(f"{name}, p95", "ms", took, value=percentile(took, 0.95), at_most=500),
             row(f"{name} / health check", "x", ratios(spent[name], spent["health"])),
         ]
     return [*rows, row("health check, p50", "ms", [1000 * seconds for seconds in spent["health"]])]

@@ -28,7 +28,7 @@ def measure(quick: bool) -> Sequence[Row]:
         heads=5,
         intermediate=448,
         rows_per_step=16 if quick else 32,
-        rounds=3 if quick else 15,
+        rounds=3 if quick else 8,
     )
     return compare(size, torch.device("cpu"), loss_within=1e-4, step_at_least=1.0)
 
