@@ -42,7 +42,7 @@ browser: setup
 	@$(BIN)/python scripts/browser.py
 
 test: setup browser ## Every test, browser included (ARGS= goes to pytest, WORKERS= processes)
-	@OMP_WAIT_POLICY=PASSIVE KTO_CHROMIUM="$$($(BIN)/python scripts/browser.py --path)" $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@OMP_WAIT_POLICY=PASSIVE KTO_CHROMIUM="$$($(BIN)/python scripts/browser.py --path)" $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: setup ## ruff, mypy strict, import-linter, djlint
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("KTO_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -39,6 +40,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _services is not None:
         _services.__exit__(None, None, None)
         shutil.rmtree(_folder, ignore_errors=True)
+
+
+class BrowserTogether(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """The tests that share the started demo run in one process, one after another; all others wherever there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        if module.startswith("tests/browser/"):
+            return "tests/browser"
+        return module if module.endswith("_in_browser.py") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BrowserTogether:
+    return BrowserTogether(config, log)
 
 
 def worker_number() -> int:

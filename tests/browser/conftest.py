@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
@@ -44,18 +45,6 @@ class Product:
     @property
     def output(self) -> str:
         return "\n".join(self.lines)
-
-    def sign_in_link(self) -> str:
-        """A fresh one-time link: each one serves once."""
-        found = subprocess.run(
-            [sys.executable, "-m", "app.cli", "user", "link", "demo@localhost", "--data", str(self.data)],
-            cwd=ROOT,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return self.url + "/start/" + found.stdout.strip().rpartition("/")[2]
 
 
 def clean_environment() -> dict[str, str]:
@@ -110,8 +99,9 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     shutil.rmtree(data.parent, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module: while it is open, no other test of this process may run an event loop of its own."""
     path = os.environ.get("KTO_CHROMIUM")
     assert path, "KTO_CHROMIUM is not set: run the tests by `make test`"
     with sync_playwright() as playwright:
@@ -121,17 +111,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def owner_state(browser: Browser, product: Product) -> Any:
+def owner_state(product: Product) -> Any:
     """Cookies of the demo's owner, signed in through the one-time link that the demo printed."""
     link = re.findall(r"One-time sign-in: (\S+)", product.output)[-1]
-    context = browser.new_context(base_url=product.url)
-    page = context.new_page()
-    page.goto(link)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/p/**")
-    state = context.storage_state()
-    context.close()
-    return state
+    with httpx.Client() as client:
+        form = client.get(link)
+        found = re.search(r'name="csrf_token" value="([0-9a-f]+)"', form.text)
+        assert found, form.text[:500]
+        answer = client.post(link, data={"csrf_token": found.group(1)})
+        assert answer.status_code == 303, answer.text[:500]
+        return [{"name": cookie.name, "value": cookie.value, "url": product.url} for cookie in client.cookies.jar]
 
 
 def watch(page: Page) -> list[str]:
@@ -147,8 +136,9 @@ def watch(page: Page) -> list[str]:
     return problems
 
 
-def open_context(browser: Browser, product: Product, state: Any, **options: Any) -> BrowserContext:
-    context = browser.new_context(base_url=product.url, storage_state=state, **options)
+def open_context(browser: Browser, product: Product, cookies: list[Any], **options: Any) -> BrowserContext:
+    context = browser.new_context(base_url=product.url, **options)
+    context.add_cookies(cookies)
     context.set_default_timeout(20_000)
     return context
 

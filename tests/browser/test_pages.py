@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import Product, axe, open_context, watch
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PROJECT = "/p/demo-assistant"
 PAGES = (
     "/projects",
@@ -58,7 +58,7 @@ def test_page(browser: Browser, product: Product, owner_state: Any, path: str) -
 
 @pytest.mark.parametrize("path", ["/login", "/start/not-a-link"])
 def test_page_before_sign_in(browser: Browser, product: Product, path: str) -> None:
-    context = open_context(browser, product, None)
+    context = open_context(browser, product, [])
     page = context.new_page()
     page.goto(path)
     assert not axe(page)
