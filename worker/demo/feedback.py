@@ -79,7 +79,7 @@ def _answer(model_dir: Path, texts: list[str], *, seed: int, report: Report) -> 
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     ids = [encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
-    sampling = Sampling(samples_per_prompt=SAMPLES_PER_PROMPT, max_new_tokens=64, seed=seed)
+    sampling = Sampling(samples_per_prompt=SAMPLES_PER_PROMPT, max_new_tokens=64, temperature=0.7, seed=seed)
     found = generate(
         model,
         tokenizer,

@@ -325,6 +325,6 @@ def demo_config(model: str, num_desirable: int, num_undesirable: int) -> Alignme
         tokens_per_microbatch=8192,
         lora=LoraSettings(r=16, alpha=32),
         evaluation=EvaluationSettings(
-            interval_steps=20, samples_per_prompt=4, prompts_per_category=2, max_new_tokens=64
+            interval_steps=20, samples_per_prompt=4, prompts_per_category=2, max_new_tokens=64, temperature=0.7
         ),
     )
