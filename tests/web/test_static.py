@@ -47,7 +47,10 @@ def test_every_icon_named_in_a_template_is_in_the_sprite() -> None:
 
 def test_style_sheets_name_only_files_and_tokens_that_exist() -> None:
     css = ROOT / "static" / "css"
-    tokens, rules = (css / "tokens.css").read_text(), (css / "studio.css").read_text()
+    tokens, rules = (
+        (css / "tokens.css").read_text(),
+        "".join(path.read_text() for path in css.glob("*.css") if path.name != "tokens.css"),
+    )
     for url in re.findall(r'url\("([^"]+)"\)', rules):
         assert (css / url).is_file(), url
     assert set(re.findall(r"var\((--k-[a-z0-9-]+)", rules)) <= set(re.findall(r"(--k-[a-z0-9-]+):", tokens))
