@@ -40,5 +40,5 @@ def test_inner_settings_are_named_with_their_part() -> None:
 
 def test_a_choice_that_is_not_built_is_no_setting() -> None:
     """z0 is pooled over the optimizer step; there is no other scope to choose."""
-    with pytest.raises(ConfigError, match="kl_scope: is not a setting"):
-        AlignmentConfig.from_json(tiny.config().to_json() | {"kl_scope": "microbatch"})
+    with pytest.raises(ConfigError, match="kl_range: is not a setting"):
+        AlignmentConfig.from_json(tiny.config().to_json() | {"kl_range": "microbatch"})

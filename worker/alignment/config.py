@@ -10,9 +10,15 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-Objective = Literal["kto"]
+Objective = Literal["kto", "apo_zero_unpaired", "dpo", "sft"]
+KlScope = Literal["step", "microbatch"]
+Checkpointing = Literal["auto", "none", "selective", "full"]
+Quantization = Literal["none", "4bit"]
+Reference = Literal["", "base", "adapter"]
+LongRows = Literal["skip", "refuse"]
+Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "constant"]
-Attention = Literal["auto", "flash", "varlen", "sdpa", "eager"]
+Attention = Literal["auto", "flash", "varlen", "flex", "sdpa", "eager"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -36,6 +42,8 @@ class LoraSettings:
     """Names of the modules that get an adapter; ``all-linear`` is every linear layer but the head."""
     rslora: bool = False
     """Rank-stabilised scaling."""
+    dora: bool = False
+    """Weight-decomposed adapters (arXiv 2402.09353)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +71,15 @@ class AlignmentConfig:
     base_model: str
     """Local folder of a Hugging Face causal LM, or a hub id."""
     objective: Objective = "kto"
+    """``apo_zero_unpaired`` is KTO with z0 = 0 (arXiv 2408.06266); ``dpo`` trains on pairs formed from the rows of one
+    prompt; ``sft`` on the desirable rows alone."""
     beta: float = 0.1
     """Strength of the pull to the reference: reward = beta * logratio."""
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
+    desirable_weight: float | None = None
+    """None: from the training rows, so that only the rarer class is upweighted (``weights.advised_weights``)."""
+    undesirable_weight: float | None = None
+    kl_scope: KlScope = "step"
+    """z0 is pooled over the whole optimizer step, or over each forward pass of at least 16 rows."""
     learning_rate: float = 5e-6
     lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.1
@@ -79,11 +92,35 @@ class AlignmentConfig:
     max_steps: int = 0
     """0: as many optimizer steps as ``num_epochs`` needs."""
     batch_size: int = 32
-    """Rows per optimizer step (the effective batch)."""
+    """Rows per optimizer step (the effective batch); pairs for ``dpo``."""
     tokens_per_microbatch: int = 16384
     """Token budget of one forward pass; the gradient does not depend on it."""
     max_length: int = 2048
     """Prompt and completion together. A longer prompt loses its left part; a longer completion is skipped and reported."""
+    long_rows: LongRows = "skip"
+    """What becomes of a row whose completion exceeds ``max_length``: skipped and reported, or the run is refused."""
+    allow_incomplete: bool = False
+    """Train although a class or the dev split is missing (both weights are 1 then)."""
+    bucket_steps: int = 0
+    """Rows of so many neighbouring steps are sorted by length together; 0: 1 where rows are packed, 16 where padded."""
+    share_prefixes: bool = True
+    """Compute what rows of one forward pass begin with in common once; the gradient does not depend on it."""
+    checkpointing: Checkpointing = "auto"
+    """Activations recomputed in the backward pass; ``auto`` takes the least that fits the memory."""
+    memory_limit_gib: float = 0.0
+    """What ``auto`` may plan with; 0: what the device has."""
+    compile: bool = False
+    """Compile the model's layers with torch.compile: slower to start, faster per step on a GPU."""
+    quantization: Quantization = "none"
+    """``4bit``: the frozen base in NF4, by bitsandbytes on CUDA."""
+    init_adapter: str = ""
+    """Folder of an adapter to go on from, of this base model; its rank, alpha and targets replace ``lora``'s."""
+    reference: Reference = ""
+    """With ``init_adapter``: whether the reference is the bare base model or base and adapter as they are."""
+    keep_best: int = 3
+    """Checkpoints kept beside the last and the promoted: the best by held-out AUC within prompt. 0 keeps all."""
+    parallel: Parallel = "ddp"
+    """With several processes: a whole model in each, or its weights sharded over them (FSDP2)."""
     attention: Attention = "auto"
     """How packed rows attend; ``eager`` is the padded path. A backend that this device lacks fails the run at its start."""
     precision: Precision = "auto"
@@ -147,12 +184,30 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
     rules: dict[str, tuple[bool, str]] = {
         "base_model": (bool(config.base_model.strip()), "choose a base model"),
         "objective": (config.objective in get_args(Objective), _one_of(Objective)),
+        "kl_scope": (config.kl_scope in get_args(KlScope), _one_of(KlScope)),
+        "kl_scope ": (
+            config.kl_scope == "step" or config.batch_size >= 16,
+            "microbatch needs a batch_size of 16 or more",
+        ),
+        "checkpointing": (config.checkpointing in get_args(Checkpointing), _one_of(Checkpointing)),
+        "quantization": (config.quantization in get_args(Quantization), _one_of(Quantization)),
+        "long_rows": (config.long_rows in get_args(LongRows), _one_of(LongRows)),
+        "parallel": (config.parallel in get_args(Parallel), _one_of(Parallel)),
+        "reference": (
+            config.reference in (("base", "adapter") if config.init_adapter else ("", "base")),
+            "must be base or adapter: say which the reference is when going on from init_adapter"
+            if config.init_adapter
+            else "is for init_adapter; without one the base model is the reference",
+        ),
+        "bucket_steps": (0 <= config.bucket_steps <= 4096, "must be 0 (chosen by the trainer) or at most 4096"),
+        "memory_limit_gib": (config.memory_limit_gib >= 0, "must be 0 (what the device has) or a size in GiB"),
+        "keep_best": (config.keep_best >= 0, "must be 0 (keep all) or a number of checkpoints"),
         "lr_schedule": (config.lr_schedule in get_args(Schedule), _one_of(Schedule)),
         "attention": (config.attention in get_args(Attention), _one_of(Attention)),
         "precision": (config.precision in get_args(Precision), _one_of(Precision)),
         "beta": (0 < config.beta <= 10, "must be above 0 and at most 10; 0.1 is usual"),
-        "desirable_weight": (0 < config.desirable_weight <= 1000, "must be above 0 and at most 1000"),
-        "undesirable_weight": (0 < config.undesirable_weight <= 1000, "must be above 0 and at most 1000"),
+        "desirable_weight": (_is_weight(config.desirable_weight), "must be above 0 and at most 1000, or left out"),
+        "undesirable_weight": (_is_weight(config.undesirable_weight), "must be above 0 and at most 1000, or left out"),
         "learning_rate": (0 < config.learning_rate <= 1, "must be above 0 and at most 1; 5e-6 is usual"),
         "warmup_ratio": (0 <= config.warmup_ratio < 1, "must be at least 0 and below 1"),
         "weight_decay": (0 <= config.weight_decay <= 1, "must lie between 0 and 1"),
@@ -164,7 +219,7 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "max_grad_norm": (config.max_grad_norm > 0, "must be above 0"),
         "num_epochs": (0 < config.num_epochs <= 1000, "must be above 0 and at most 1000"),
         "max_steps": (config.max_steps >= 0, "must be 0 (by epochs) or a number of steps"),
-        "batch_size": (2 <= config.batch_size <= 65536, "must be at least 2"),
+        "batch_size": (1 <= config.batch_size <= 65536, "must be at least 1"),
         "tokens_per_microbatch": (config.tokens_per_microbatch >= 64, "must be at least 64"),
         "max_length": (config.max_length >= 16, "must be at least 16 tokens"),
         "lora.r": (1 <= config.lora.r <= 1024, "must lie between 1 and 1024"),
@@ -181,7 +236,11 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "evaluation.seed": (config.evaluation.seed >= 0, "must be 0 or more"),
         "evaluation.word_limit": (config.evaluation.word_limit >= 8, "must be at least 8 words"),
     }
-    return {name: text for name, (holds, text) in rules.items() if not holds}
+    return {name.strip(): text for name, (holds, text) in rules.items() if not holds}
+
+
+def _is_weight(weight: float | None) -> bool:
+    return weight is None or 0 < weight <= 1000
 
 
 def _one_of(choices: Any) -> str:
@@ -201,11 +260,13 @@ def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = 
             value = _build(hint, value, f"{prefix}{name}.", drop_unknown=drop_unknown)
         elif isinstance(value, list):
             value = tuple(value)
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        elif hint in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if hint in (int, float, str, bool) and (
             not isinstance(value, hint) or (hint is int and isinstance(value, bool))
         ):
             raise ConfigError({prefix + name: f"must be of type {hint.__name__}"})
+        if hint == float | None and not isinstance(value, float | None):
+            raise ConfigError({prefix + name: "must be of type float, or null"})
         values[name] = value
     return cls(**values)
