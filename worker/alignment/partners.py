@@ -21,7 +21,7 @@ def kl_partners(rows: Sequence[Row]) -> list[int | None]:
     at the hash of its content and takes the first qualified row after the hash of its own query (consistent hashing).
     So seed, order and batch size change nothing, and one new row displaces about one partner.
     """
-    keys = [_content_key(row) for row in rows]
+    keys = [content_key(row) for row in rows]
     places: dict[int, list[tuple[bytes, int]]] = {}
     for index, row in enumerate(rows):
         places.setdefault(_bucket(row), []).append((_hash(b"place", keys[index]), index))
@@ -80,7 +80,8 @@ def _bucket(row: Row) -> int:
     return len(row.pair.completion_ids).bit_length()
 
 
-def _content_key(row: Row) -> bytes:
+def content_key(row: Row) -> bytes:
+    """16 bytes that stand for what a row says: prompt, conversation root and completion, not its id or place."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (row.prompt_key.encode(), row.root.encode(), row.pair.completion_ids.tobytes()):
         digest.update(len(part).to_bytes(8, "little") + part)
