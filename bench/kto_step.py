@@ -15,13 +15,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.plain_kto import plain_step
 from bench.report import Row, interleave, ratios, row
+from worker.alignment.adapters import add_adapters
 from worker.alignment.attention import choose_backend
 from worker.alignment.config import AlignmentConfig, LoraSettings
 from worker.alignment.data import ScoredSplit, score_reference
 from worker.alignment.dataset import Pair
 from worker.alignment.dataset import Row as DataRow
 from worker.alignment.logps import Head
-from worker.alignment.policy import Policy, add_adapters, probe, resolve_dtype
+from worker.alignment.policy import Policy, probe, resolve_dtype
 from worker.alignment.reference import ReferenceCache
 from worker.alignment.step import backward_step
 

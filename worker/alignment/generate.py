@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from worker.alignment.adapters import reference_mode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -61,14 +63,14 @@ def generate(
 ) -> list[list[Sample]]:
     """K samples for every prompt (token ids, not empty), in the order of ``prompts``.
 
-    ``use_adapter`` False samples from the reference: the model with its peft adapter off. ``on_progress`` gets the
+    ``use_adapter`` False samples from the reference: the model under ``adapters.reference_mode``. ``on_progress`` gets the
     number of prompts done and of all. The model's train or eval mode is restored.
     """
     batches = _batches(prompts, sampling)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(sampling.seed)
     results: list[list[Sample]] = [[] for _ in prompts]
-    with _evaluating(model), nullcontext() if use_adapter else model.disable_adapter():
+    with _evaluating(model), nullcontext() if use_adapter else reference_mode(model):
         done = 0
         for part in batches:
             tokens = _generate_batch(model, tokenizer, [prompts[index] for index in part], sampling, generator)

@@ -6,7 +6,6 @@ probe against one-row runs through the model's own forward: packed where that is
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from worker.alignment.adapters import adapt, reference_mode
 from worker.alignment.attention import WORDS, Backend, choose_backend
 from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
-from worker.alignment.config import AlignmentConfig, LoraSettings, Precision
+from worker.alignment.config import AlignmentConfig, Precision
 from worker.alignment.dataset import Pair
 from worker.alignment.errors import ModelError, is_out_of_memory
 from worker.alignment.logps import Head
@@ -80,8 +79,8 @@ class Policy:
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
-        """No gradient, adapters off."""
-        with torch.no_grad(), self.model.disable_adapter():
+        """No gradient, and the model is the reference: adapters off, or the one that the run goes on from."""
+        with torch.no_grad(), reference_mode(self.model):
             yield
 
 
@@ -119,7 +118,7 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         base.set_attn_implementation("eager")  # SDPA has no soft-cap
     if len(tokenizer) > base.get_input_embeddings().num_embeddings:
         raise ModelError("The tokenizer has more tokens than the model has embeddings; they do not belong together.")
-    model = add_adapters(base.to(device), config.lora, seed=config.seed, base_model=config.base_model)
+    model = adapt(base.to(device), config)
     return Policy(
         model=model,
         tokenizer=tokenizer,
@@ -131,29 +130,6 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         head=Head.of(base),
         dropout=config.lora.dropout,
     )
-
-
-def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str) -> Any:
-    """Wrap a causal LM with fresh LoRA adapters in float32 (B = 0, so the policy starts as the reference)."""
-    targets = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
-    adapter = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        use_rslora=lora.rslora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(seed)
-    try:
-        with warnings.catch_warnings():  # peft still asks transformers for the old name of a property
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            model = get_peft_model(base, adapter)
-    except ValueError as error:
-        raise ModelError(f"The adapters do not fit the model: {error}") from error
-    model.peft_config["default"].base_model_name_or_path = base_model
-    return model.eval()
 
 
 def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:

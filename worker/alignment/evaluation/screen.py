@@ -44,7 +44,7 @@ def screen(
     reference_key: str,
     on_progress: Progress,
 ) -> EvaluationResult:
-    """Evaluate the peft ``model`` as it is now; its adapter switched off is the reference.
+    """Evaluate the peft ``model`` as it is now against the reference (``adapters.reference_mode``).
 
     Writes ``evaluations/step-NNNNNN/samples.jsonl`` and ``result.json`` under ``attempt_dir``. The reference's samples
     come from ``reference_cache`` (a folder) where they were drawn before with the same ``reference_key`` (what the
@@ -102,7 +102,7 @@ def select_prompts(prompts: Sequence[PromptCase], settings: EvaluationSettings) 
 def reference_samples(
     model: Any, tokenizer: Any, prompts: Sequence[PromptCase], sampling: Sampling, on_progress: Progress
 ) -> list[list[Sample]]:
-    """The same draw from the model with its adapter off."""
+    """The same draw from the reference."""
     ids = [case.token_ids for case in prompts]
     return generate(model, tokenizer, ids, sampling, use_adapter=False, on_progress=on_progress)
 
