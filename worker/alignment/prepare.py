@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from worker.alignment.adapters import reference_identity
 from worker.alignment.checkpoints import Manifest
 from worker.alignment.config import TrainSpec
 from worker.alignment.data import ScoredSplit, prompt_cases, score_reference
@@ -66,6 +67,7 @@ def prepare(spec: TrainSpec, report: JsonlReporter, progress: ProgressFn) -> Pre
     if template:
         report.notice("The tokenizer has no chat template; the default one (role: content lines) is used.")
     pins = pins_of(policy, template, Path(spec.cache_dir))
+    pins |= {"reference": reference_identity(config), "quantization": config.quantization}
     parts = {name: str(value) for name, value in pins.items() if name != "threads"}
     reference_key = namespace(**parts, head="float32")
     progress("loading", 1, 1)
