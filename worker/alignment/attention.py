@@ -1,4 +1,4 @@
-"""Attention over packed sequences: one row of tokens [1, T] holds many sequences, none sees another, nothing is padded.
+"""Attention over packed strands: one row of tokens [1, T] holds many sequences, none sees another, nothing is padded.
 
 Registered with transformers under one name; a model runs it only inside ``packed(...)`` and keeps its own attention for
 everything else (generation, the padded path). The mask library makes no mask for a name it does not know, so no [T, T]
@@ -9,10 +9,10 @@ tokens outside attention (convolutions, linear attention) cannot be packed, and 
 from __future__ import annotations
 
 import importlib.util
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from worker.alignment import varlen
 from worker.alignment.config import Attention
+from worker.alignment.memory import recomputing
+from worker.alignment.packing import Pack, Strand
 
 Backend = Literal["flash", "varlen", "sdpa"]
 NAME = "kto_packed"
@@ -32,15 +35,30 @@ WORDS: dict[Backend, str] = {
 
 
 @dataclass(slots=True, eq=False)
-class PackedLayout:
-    """Where the sequences of a packed row begin and end."""
+class Memory:
+    """What a forward leaves for mismatched pairs: its layers' keys and values, and its last hidden states."""
 
-    lengths: list[int]
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Layer -> keys (after the rotary embedding) and values, each [1, kv_heads, T, D], detached."""
+    hidden: Tensor | None = None
+    """[T, H], detached."""
+
+
+@dataclass(slots=True, eq=False)
+class Layout:
+    """The pack as the attention function needs it, and where keys come from and go to."""
+
+    pack: Pack
     backend: Backend
-    offsets: Tensor
-    """[B + 1] int32 on the device: cumulative lengths."""
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    """Sliding-window masks by (length, window), shared by the layers of one forward."""
+    device: torch.device
+    memory: Memory | None = None
+    """Where the strands' contexts are."""
+    capture: Memory | None = None
+    """Where this forward's keys and values are kept."""
+    masks: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
+    """By (tokens, context, window), shared by the layers of one forward."""
+    variable: varlen.Lengths | None = None
+    pieces: tuple[list[int], list[list[int]]] | None = None
 
 
 def choose_backend(setting: Attention, device: torch.device, dtype: torch.dtype) -> Backend | None:
@@ -51,7 +69,7 @@ def choose_backend(setting: Attention, device: torch.device, dtype: torch.dtype)
     """
     half_on_cuda = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     flash = half_on_cuda and importlib.util.find_spec("flash_attn") is not None
-    varlen = half_on_cuda and importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    has_varlen = half_on_cuda and importlib.util.find_spec("torch.nn.attention.varlen") is not None
     match setting:
         case "eager":
             return None
@@ -62,11 +80,11 @@ def choose_backend(setting: Attention, device: torch.device, dtype: torch.dtype)
                 raise ValueError("attention flash needs the flash-attn package, a CUDA device and bfloat16")
             return "flash"
         case "varlen":
-            if not varlen:
+            if not has_varlen:
                 raise ValueError("attention varlen needs torch.nn.attention.varlen, a CUDA device and bfloat16")
             return "varlen"
-        case "auto":
-            return "flash" if flash else "varlen" if varlen else "sdpa"
+        case _:
+            return "flash" if flash else "varlen" if has_varlen else "sdpa"
 
 
 @contextmanager
@@ -88,104 +106,117 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,  # noqa: ARG001 - the interface passes it; packed rows have none
     *,
-    kto_layout: PackedLayout,
+    kto_layout: Layout,
     scaling: float | None = None,
     dropout: float = 0.0,  # noqa: ARG001 - dropout stays off: it would be noise in the log-ratios
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The interface transformers calls: query [1, heads, T, D], key and value [1, kv_heads, T, D] -> [1, T, heads, D]."""
+    """The interface transformers calls: query [1, heads, T, D], key and value [1, kv_heads, T, D] -> [1, T, heads, D].
+
+    ``s_aux`` are attention sinks (one logit per head that takes weight and gives nothing).
+    """
+    layout = kto_layout
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     window = sliding_window or getattr(module, "sliding_window", None) or 0
-    if kto_layout.backend == "flash":
-        return _flash(query, key, value, kto_layout, scale, window, softcap), None
-    if kto_layout.backend == "varlen" and softcap is None:
-        return _varlen(query, key, value, kto_layout, scale, window), None
-    groups = query.shape[1] // key.shape[1]
+    if layout.capture is not None and not recomputing():
+        layout.capture.layers[id(module)] = key.detach(), value.detach()
+    memory = layout.memory.layers[id(module)] if layout.memory is not None else None
+    if s_aux is None and (layout.backend == "flash" or (layout.backend == "varlen" and softcap is None)):
+        if layout.variable is None:
+            layout.variable = varlen.lengths_of(layout.pack, layout.device, memory[0].shape[2] if memory else 0)
+        if memory is not None:
+            key, value = torch.cat([memory[0], key], dim=2), torch.cat([memory[1], value], dim=2)
+        attend = varlen.flash if layout.backend == "flash" else varlen.torch_varlen
+        return attend(query, key, value, layout.variable, scale, window, softcap), None
+    keys, values = _keys_of(layout, key, memory and memory[0]), _keys_of(layout, value, memory and memory[1])
+    queries = torch.split(query, [strand.length for strand in layout.pack.strands], dim=2)
     outputs = []
-    for length, q, k, v in zip(
-        kto_layout.lengths, *(torch.split(x, kto_layout.lengths, dim=2) for x in (query, key, value)), strict=True
-    ):
-        mask = _window_mask(kto_layout, length, window, query.device) if 0 < window < length else None
-        if softcap is not None:
-            outputs.append(_explicit(q, k, v, mask, scale, softcap, groups))
+    for strand, q, k, v in zip(layout.pack.strands, queries, keys, values, strict=True):
+        mask = _mask(layout, strand, window)
+        if softcap is not None or s_aux is not None:
+            outputs.append(_explicit(q, k, v, mask, scale, softcap, s_aux))
         else:
+            groups = q.shape[1] != k.shape[1]
             outputs.append(
                 functional.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups > 1
+                    q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=groups
                 )
             )
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _window_mask(layout: PackedLayout, length: int, window: int, device: torch.device) -> Tensor:
-    if (length, window) not in layout.masks:
-        positions = torch.arange(length, device=device)
-        distance = positions[:, None] - positions[None, :]
-        layout.masks[length, window] = (distance >= 0) & (distance < window)
-    return layout.masks[length, window]
+def _keys_of(layout: Layout, own: Tensor, memory: Tensor | None) -> list[Tensor]:
+    """For each strand the keys (or values) of its context and its own, [1, kv_heads, context + length, D].
+
+    The row is split once into disjoint pieces, which contexts put together: the backward of a split writes each gradient
+    once, where a slice per strand would fill the whole row with zeros for each.
+    """
+    strands = layout.pack.strands
+    if memory is not None:
+        parts = torch.split(own, [strand.length for strand in strands], dim=2)
+        return [
+            torch.cat([*(memory[:, :, start:stop] for start, stop in strand.context), part], dim=2)
+            if strand.context
+            else part
+            for strand, part in zip(strands, parts, strict=True)
+        ]
+    if layout.pieces is None:
+        layout.pieces = _pieces(layout.pack)
+    sizes, members = layout.pieces
+    split = torch.split(own, sizes, dim=2)
+    return [torch.cat([split[i] for i in each], dim=2) if len(each) > 1 else split[each[0]] for each in members]
+
+
+def _pieces(pack: Pack) -> tuple[list[int], list[list[int]]]:
+    """Sizes of the disjoint pieces of the row, and for each strand the pieces that its keys are made of."""
+    borders = {0, pack.num_tokens}
+    for strand in pack.strands:
+        borders.update((strand.start, strand.start + strand.length))
+        borders.update(border for pair in strand.context for border in pair)
+    edges = sorted(borders)
+    place = {edge: index for index, edge in enumerate(edges)}
+    sizes = [stop - start for start, stop in pairwise(edges)]
+    members = []
+    for strand in pack.strands:
+        spans = [*strand.context, (strand.start, strand.start + strand.length)]
+        members.append([index for start, stop in spans for index in range(place[start], place[stop])])
+    return sizes, members
+
+
+def _mask(layout: Layout, strand: Strand, window: int) -> Tensor | None:
+    """Which keys each token sees, [length, context + length]; None where plain causal attention is that."""
+    context = strand.num_context
+    window = window if 0 < window < context + strand.length else 0
+    if not context and not window:
+        return None
+    key = (strand.length, context, window)
+    if key not in layout.masks:
+        queries = torch.arange(context, context + strand.length, device=layout.device)
+        distance = queries[:, None] - torch.arange(context + strand.length, device=layout.device)[None, :]
+        layout.masks[key] = (distance >= 0) & (distance < window) if window else distance >= 0
+    return layout.masks[key]
 
 
 def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float, groups: int
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
     """Softmax attention written out, for what SDPA lacks; softmax in float32 as the models' eager code does."""
+    groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     if mask is None:
         mask = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril_()
-    scores = torch.tanh(torch.matmul(q, k.transpose(2, 3)) * scale / softcap) * softcap
+    scores = torch.matmul(q, k.transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[None, :, None, None].expand(1, -1, scores.shape[2], 1)
+        scores = torch.cat([scores, column], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-    return torch.matmul(weights, v)
-
-
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int, softcap: float | None
-) -> Tensor:
-    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
-
-    longest = max(layout.lengths)
-    output: Tensor = flash_attn_varlen_func(
-        *(x[0].transpose(0, 1) for x in (query, key, value)),
-        layout.offsets,
-        layout.offsets,
-        longest,
-        longest,
-        softmax_scale=scale,
-        causal=True,
-        window_size=(window - 1, 0) if window else (-1, -1),  # a Hugging Face window counts the token itself
-        softcap=softcap or 0.0,
-    )
-    return output[None]
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scale: float, window: int) -> Tensor:
-    from torch.nn.attention import varlen
-
-    attend: Callable[..., Any] = varlen.varlen_attn
-    known = inspect.signature(attend).parameters  # is_causal first, then scale, window and grouped queries: by version
-    options: dict[str, Any] = {}
-    if "scale" in known:
-        options["scale"] = scale
-    else:
-        query = query * (scale * query.shape[-1] ** 0.5)
-    if "window_size" in known:
-        options["window_size"] = (window - 1 if window else -1, 0)
-    elif window and window < max(layout.lengths):
-        raise ValueError("this version of PyTorch has no sliding window in varlen attention; use attention sdpa")
-    else:
-        options["is_causal"] = True
-    if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in known:
-            options["enable_gqa"] = True
-        else:
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    longest = max(layout.lengths)
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    output: Tensor = attend(q, k, v, layout.offsets, layout.offsets, longest, longest, **options)
-    return output[None]
+    return torch.matmul(weights[..., : k.shape[2]], v)
 
 
 AttentionInterface.register(NAME, packed_attention)

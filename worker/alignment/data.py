@@ -13,10 +13,21 @@ from worker.alignment.errors import DivergedError, ModelError
 from worker.alignment.partners import kl_partners, mismatched_pair
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray, ReferenceCache, ReferenceLogps, reference_logps
-from worker.alignment.step import StepBatch, score_all
+from worker.alignment.step import StepBatch
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SplitToScore:
+    rows: list[Row]
+    units: list[tuple[int, ...]]
+    """Places of the rows that belong together; see ``units.form_units``."""
+    reference: bool = True
+    """Whether the reference's log-probs of the rows are needed."""
+    kl: bool = True
+    """Whether the mismatched pairs are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +35,9 @@ class ScoredSplit:
     """Rows with their mismatched pairs and the reference's log-probs of both."""
 
     rows: list[Row]
+    units: list[tuple[int, ...]]
     logps: FloatArray
-    """[N]"""
+    """[N]; zeros where they are not needed."""
     kl_places: dict[int, int]
     """Row -> its place among the mismatched pairs; rows without a partner are absent."""
     kl_pairs: list[Pair]
@@ -33,21 +45,25 @@ class ScoredSplit:
     kl_logps: FloatArray
     """[M]"""
 
-    def batch(self, indices: Sequence[int]) -> StepBatch:
-        kl = [self.kl_places[index] for index in indices if index in self.kl_places]
+    def batch(self, units: Sequence[int]) -> StepBatch:
+        """The step of these units."""
+        indices = [index for unit in units for index in self.units[unit]]
+        with_kl = [(row, self.kl_places[index]) for row, index in enumerate(indices) if index in self.kl_places]
         return StepBatch(
             ids=[self.rows[index].id for index in indices],
             pairs=[self.rows[index].pair for index in indices],
             labels=[self.rows[index].label for index in indices],
-            reference_logps=self.logps[list(indices)],
-            kl_pairs=[self.kl_pairs[place] for place in kl],
-            kl_reference_logps=self.kl_logps[kl],
+            units=[number for number, unit in enumerate(units) for _ in self.units[unit]],
+            reference_logps=self.logps[indices],
+            kl_pairs=[self.kl_pairs[place] for _, place in with_kl],
+            kl_rows=[row for row, _ in with_kl],
+            kl_reference_logps=self.kl_logps[[place for _, place in with_kl]],
         )
 
 
 def score_reference(
     policy: Policy,
-    splits: Sequence[list[Row]],
+    splits: Sequence[SplitToScore],
     cache: ReferenceCache,
     *,
     max_length: int,
@@ -58,35 +74,33 @@ def score_reference(
 
     Raises ModelError where the base model itself gives a log-prob that is not finite.
     """
-    prepared: list[tuple[list[Row], list[int], list[Pair]]] = []
-    for rows in splits:
-        partners = list(enumerate(kl_partners(rows)))
-        index = [row for row, partner in partners if partner is not None]
-        pairs = [
-            mismatched_pair(rows[row], rows[partner], max_length=max_length)
-            for row, partner in partners
-            if partner is not None
-        ]
-        prepared.append((rows, index, pairs))
-    everything = [pair for rows, _, pairs in prepared for pair in [*(row.pair for row in rows), *pairs]]
+    prepared: list[tuple[SplitToScore, list[int], list[Pair]]] = []
+    for split in splits:
+        rows = split.rows
+        partners = list(enumerate(kl_partners(rows))) if split.kl else []
+        found = [(row, partner) for row, partner in partners if partner is not None]
+        pairs = [mismatched_pair(rows[row], rows[partner], max_length=max_length) for row, partner in found]
+        prepared.append((split, [row for row, _ in found], pairs))
+    own = [[row.pair for row in split.rows] if split.reference else [] for split in splits]
+    everything = [pair for first, (_, _, pairs) in zip(own, prepared, strict=True) for pair in [*first, *pairs]]
     with policy.as_reference():
         result = reference_logps(
             everything,
             cache,
             policy.logps,
-            token_budget=token_budget,
+            cuts=lambda pairs: policy.cuts(pairs, token_budget=token_budget),
             dtype=policy.dtype,
-            padded=policy.path != "packed",
             on_progress=on_progress,
         )
     if not np.isfinite(result.logps).all():
         raise ModelError("The base model gives log-probabilities that are not finite; try precision float32.")
     scored: list[ScoredSplit] = []
     start = 0
-    for rows, index, pairs in prepared:
-        middle, end = start + len(rows), start + len(rows) + len(pairs)
+    for first, (split, index, pairs) in zip(own, prepared, strict=True):
+        middle, end = start + len(first), start + len(first) + len(pairs)
         places = {row: place for place, row in enumerate(index)}
-        scored.append(ScoredSplit(rows, result.logps[start:middle], places, pairs, result.logps[middle:end]))
+        logps = result.logps[start:middle] if split.reference else np.zeros(len(split.rows))
+        scored.append(ScoredSplit(split.rows, split.units, logps, places, pairs, result.logps[middle:end]))
         start = end
     return scored, result
 
@@ -110,8 +124,8 @@ def heldout_rows(policy: Policy, split: ScoredSplit, *, token_budget: int) -> He
     """
     from worker.alignment.evaluation.screen import HeldoutRows
 
-    logps = score_all(policy, [row.pair for row in split.rows], token_budget).double().cpu().numpy()
-    kl_logps = score_all(policy, split.kl_pairs, token_budget).double().cpu().numpy()
+    logps = policy.score([row.pair for row in split.rows], token_budget=token_budget).double().cpu().numpy()
+    kl_logps = policy.score(split.kl_pairs, token_budget=token_budget).double().cpu().numpy()
     bad = [row.id for row, logp in zip(split.rows, logps, strict=True) if not np.isfinite(logp)]
     if bad or not np.isfinite(kl_logps).all():
         rows = f" (rows {bad[:10]})" if bad else ""

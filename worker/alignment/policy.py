@@ -18,13 +18,16 @@ from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from worker.alignment.adapters import adapt, reference_mode
-from worker.alignment.attention import WORDS, Backend, choose_backend
+from worker.alignment.attention import WORDS, Backend, Memory, choose_backend
 from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
 from worker.alignment.config import AlignmentConfig, Precision
-from worker.alignment.dataset import Pair
+from worker.alignment.dataset import IntArray, Pair
 from worker.alignment.errors import ModelError, is_out_of_memory
+from worker.alignment.fused import fuse, unfused
 from worker.alignment.logps import Head
-from worker.alignment.scoring import ScoringPath, packed_logps, padded_logps, tolerance
+from worker.alignment.packing import cut_units, pack_continuations, pack_pairs
+from worker.alignment.scoring import ScoringPath, packed_logps, padded_logps, to_device, tolerance
+from worker.alignment.varlen import aligned_to_last_key
 
 MAX_PROBE_TOKENS = 4096
 
@@ -42,6 +45,10 @@ class Policy:
     path: ScoringPath
     head: Head | None
     dropout: float = 0.0
+    share: bool = True
+    """Packed rows: compute what they begin with in common once."""
+    continues: bool = True
+    """Packed rows: mismatched pairs go on from the keys and values of the prompts of a forward before."""
 
     @property
     def lm(self) -> Any:
@@ -51,7 +58,8 @@ class Policy:
     @property
     def attention_words(self) -> str:
         if self.path == "packed" and self.backend is not None:
-            return WORDS[self.backend]
+            sharing = {"shared prefixes": self.share, "a KL pass on the prompts' keys and values": self.continues}
+            return ", ".join([WORDS[self.backend], *(words for words, holds in sharing.items() if holds)])
         own = self.lm.config.get_text_config()._attn_implementation  # noqa: SLF001
         return f"the model's own {own} attention, padded" + (", dense head" if self.path == "dense" else "")
 
@@ -62,8 +70,57 @@ class Policy:
     def logps(self, pairs: Sequence[Pair]) -> Tensor:
         """Summed log p(completion | prompt) in nats: [B] float32, differentiable."""
         if self.path == "packed" and self.backend is not None and self.head is not None:
-            return packed_logps(self.lm, self.head, pairs, self.backend, self.device)
+            return packed_logps(self.lm, self.head, pack_pairs(pairs, share=self.share), self.backend, self.device)
         return padded_logps(self.lm, self.head if self.path == "padded" else None, pairs, self.device)
+
+    def logps_with_kl(
+        self, pairs: Sequence[Pair], kl_pairs: Sequence[Pair], kl_rows: Sequence[int], *, token_budget: int
+    ) -> tuple[Tensor, Tensor]:
+        """``logps(pairs)`` [B], and those of mismatched pairs [M] without gradient, at the price of their completions.
+
+        ``kl_rows[m]`` is the pair whose prompt mismatched pair m has: its keys and values are used again. Exact as long as
+        no dropout is active. A prompt whose left was cut for a longer completion is computed anew.
+        """
+        if not self.continues or self.path != "packed" or self.backend is None or self.head is None:
+            return self.logps(pairs), self.score(kl_pairs, token_budget=token_budget)
+        pack, memory = pack_pairs(pairs, share=self.share), Memory()
+        logps_B = packed_logps(self.lm, self.head, pack, self.backend, self.device, capture=memory)
+        with torch.no_grad():
+            kl_logps_M = torch.zeros(len(kl_pairs), device=self.device, dtype=logps_B.dtype)
+            for cut in cut_units(kl_pairs, token_budget=token_budget, share=False):
+                paths = [
+                    pack.prompt_paths[kl_rows[m]]
+                    if len(kl_pairs[m].prompt_ids) == len(pairs[kl_rows[m]].prompt_ids)
+                    else None
+                    for m in cut
+                ]
+                more = pack_continuations([kl_pairs[m] for m in cut], paths, pack.num_tokens)
+                kl_logps_M[to_device(cut, self.device)] = packed_logps(
+                    self.lm, self.head, more, self.backend, self.device, memory=memory
+                )
+        return logps_B, kl_logps_M
+
+    def score(self, pairs: Sequence[Pair], *, token_budget: int) -> Tensor:
+        """``logps`` of any number of pairs without gradient, [len(pairs)]."""
+        values = torch.zeros(len(pairs), device=self.device, dtype=torch.promote_types(self.dtype, torch.float32))
+        with torch.no_grad():
+            for cut in self.cuts(pairs, token_budget=token_budget):
+                values[to_device(cut, self.device)] = self.logps([pairs[index] for index in cut])
+        return values
+
+    def cuts(
+        self,
+        pairs: Sequence[Pair],
+        units: Sequence[Sequence[int]] | None = None,
+        *,
+        token_budget: int,
+        min_rows: int = 1,
+    ) -> list[IntArray]:
+        """``packing.cut_units`` for the way this policy computes."""
+        padded = self.path != "packed"
+        return cut_units(
+            pairs, units, token_budget=token_budget, padded=padded, share=self.share and not padded, min_rows=min_rows
+        )
 
     @contextmanager
     def training_noise(self) -> Iterator[None]:
@@ -119,6 +176,8 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
     if len(tokenizer) > base.get_input_embeddings().num_embeddings:
         raise ModelError("The tokenizer has more tokens than the model has embeddings; they do not belong together.")
     model = adapt(base.to(device), config)
+    fuse(model)
+    contexts = backend not in ("flash", "varlen") or aligned_to_last_key(backend, device, dtype)
     return Policy(
         model=model,
         tokenizer=tokenizer,
@@ -129,41 +188,74 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         path="padded" if backend is None else "packed",
         head=Head.of(base),
         dropout=config.lora.dropout,
+        share=config.share_prefixes and contexts,
+        continues=contexts,
     )
 
 
-def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
-    """Settle ``policy.path`` and ``policy.backend`` on the rows given; a sentence where the wished way had to be left.
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How log-probs can be computed."""
 
-    Each way is compared with one-row runs through the model's own forward and logits, adapters as they stand. Give rows
+    path: ScoringPath
+    backend: Backend | None = None
+    share: bool = False
+    continues: bool = False
+
+    def take(self, policy: Policy) -> None:
+        policy.path, policy.backend, policy.share, policy.continues = (
+            self.path,
+            self.backend,
+            self.share,
+            self.continues,
+        )
+
+
+def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
+    """Settle how ``policy`` computes on the rows given; a sentence where the wished way had to be left.
+
+    Each way is compared with one-row runs through the model's own forward, logits and LoRA layers, adapters as they stand:
+    the rows, mismatched pairs of them packed beside them (their prompts are shared), and the same by the KL pass. Give rows
     of several lengths, and one above a sliding window where the data has one.
     """
     pairs = [pair for pair in pairs if len(pair.prompt_ids) + len(pair.completion_ids) <= MAX_PROBE_TOKENS]
     if not pairs:
         return None
-    ways: list[tuple[ScoringPath, Backend | None]] = [(policy.path, policy.backend)]
-    if policy.backend in {"flash", "varlen"}:
-        ways.append(("packed", "sdpa"))
-    if policy.path == "packed":
-        ways.append(("padded", None))
+    mixed = [Pair(x.prompt_ids, y.completion_ids) for x, y in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
+    left: list[str] = []
     with torch.no_grad():
-        own_B = torch.cat([padded_logps(policy.lm, None, [pair], policy.device) for pair in pairs])
-        num_tokens_B = torch.tensor([len(pair.completion_ids) for pair in pairs], device=policy.device)
+        with unfused():
+            own_B = torch.cat([padded_logps(policy.lm, None, [pair], policy.device) for pair in [*pairs, *mixed]])
+        num_tokens_B = torch.tensor([len(pair.completion_ids) for pair in [*pairs, *mixed]], device=policy.device)
         allowed_B = tolerance(policy.dtype, own_B, num_tokens_B)
-        left: list[str] = []
-        for path, backend in ways if policy.head is not None else []:
-            policy.path, policy.backend = path, backend
+        for way in _ways(policy) if policy.head is not None else []:
+            way.take(policy)
             words = policy.attention_words
             try:
-                difference_B = (policy.logps(pairs) - own_B).abs()
-            except (TypeError, ValueError, RuntimeError) as error:  # a model or a kernel that cannot take packed rows
+                found_B = policy.logps([*pairs, *mixed])
+                rows_B, kl_B = policy.logps_with_kl(pairs, mixed, range(len(pairs)), token_budget=MAX_PROBE_TOKENS)
+            except (TypeError, ValueError, RuntimeError, KeyError) as error:  # a model or kernel without packed rows
                 if is_out_of_memory(error):
                     raise
                 left.append(f"{words} cannot be used with this model ({str(error).splitlines()[0]})")
                 continue
+            difference_B = torch.maximum((found_B - own_B).abs(), (torch.cat([rows_B, kl_B]) - own_B).abs())
             if bool((difference_B <= allowed_B).all()):
                 return f"{'; '.join(left)}. Using {policy.attention_words}." if left else None
             left.append(f"{words} is off by up to {float(difference_B.max()):.3g} nats from one-row runs of this model")
-    policy.path, policy.backend = "dense", None
+    _Way("dense").take(policy)
     reason = "; ".join(left) or "The head is not one frozen linear layer"
     return f"{reason}. Using {policy.attention_words}."
+
+
+def _ways(policy: Policy) -> list[_Way]:
+    """The wished way first, then ever plainer ones."""
+    wished = _Way(policy.path, policy.backend, policy.share, policy.continues)
+    ways = [wished]
+    if wished.path == "packed":
+        if wished.backend != "sdpa":
+            ways.append(_Way("packed", "sdpa", policy.share, policy.continues))
+        if wished.share or wished.continues:
+            ways.append(_Way("packed", wished.backend))
+        ways.append(_Way("padded"))
+    return ways

@@ -23,8 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.alignment.batching import microbatches
-from worker.alignment.dataset import Pair
+from worker.alignment.dataset import IntArray, Pair
 from worker.alignment.scoring import tolerance
 
 FloatArray = NDArray[np.float64]
@@ -111,14 +110,13 @@ def reference_logps(
     cache: ReferenceCache,
     score: Callable[[Sequence[Pair]], Tensor],
     *,
-    token_budget: int,
+    cuts: Callable[[Sequence[Pair]], list[IntArray]],
     dtype: torch.dtype,
-    padded: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ReferenceLogps:
     """Summed reference log-probs of ``pairs``, from the cache where it holds and by ``score`` (no gradient) otherwise.
 
-    Eight cached rows are computed again first; one difference above rounding refuses the whole namespace.
+    ``cuts`` groups pairs into forward passes. Eight cached rows are computed again first; one difference above rounding refuses the whole namespace.
     """
     keys = [cache.key(pair) for pair in pairs]
     wanted = dict(zip(keys, pairs, strict=True))
@@ -130,7 +128,7 @@ def reference_logps(
         missing = list(wanted)
     done = 0
     unsaved = 0
-    for cut in microbatches([_num_tokens(wanted[key]) for key in missing], token_budget=token_budget, padded=padded):
+    for cut in cuts([wanted[key] for key in missing]):
         batch = [missing[index] for index in cut]
         for key, value in zip(batch, score([wanted[key] for key in batch]).double().tolist(), strict=True):
             cache.add(key, value)
@@ -157,21 +155,28 @@ def tokenizer_hash(tokenizer: Any, template: str | None) -> str:
     return hashlib.sha256((text + "\0" + str(template or tokenizer.chat_template)).encode()).hexdigest()
 
 
-def weights_hash(folder: Path, cache_dir: Path) -> str:
-    """Hash of a model folder's config and safetensors files, remembered by their sizes and times."""
+def weights_hash(folder: Path, cache_dir: Path | None = None) -> str:
+    """Hash of a model folder's config and safetensors files, remembered in ``cache_dir`` by their sizes and times."""
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    if cache_dir is None:
+        return _hash_files(files)
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     memo = cache_dir / "weights" / hashlib.sha256(f"{folder.resolve()}{stats}".encode()).hexdigest()
     if memo.exists() and len(known := memo.read_text(encoding="ascii")) == 64:
         return known
+    found = _hash_files(files)
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    partial = memo.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(found, encoding="ascii")
+    partial.replace(memo)
+    return found
+
+
+def _hash_files(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    partial = memo.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(digest.hexdigest(), encoding="ascii")
-    partial.replace(memo)
     return digest.hexdigest()
 
 
@@ -189,7 +194,3 @@ def _disagreement(
     difference = (again - kept).abs()
     agree = bool((difference <= tolerance(dtype, again, num_tokens)).all())  # False for NaN too
     return None if agree else float(difference.max())
-
-
-def _num_tokens(pair: Pair) -> int:
-    return len(pair.prompt_ids) + len(pair.completion_ids)

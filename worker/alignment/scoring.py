@@ -1,7 +1,6 @@
 """Summed log-probabilities of completions, three exact ways: packed, padded, and through the model's whole forward.
 
-A sequence enters the model as prompt + completion without its last token: the hidden state at each position scores the
-token after it. The head only ever sees the positions before completion tokens.
+The head only ever sees the positions before completion tokens.
 """
 
 from __future__ import annotations
@@ -13,37 +12,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.alignment.attention import Backend, PackedLayout, packed
+from worker.alignment.attention import Backend, Layout, Memory, packed
 from worker.alignment.dataset import Pair
 from worker.alignment.logps import Head, frozen_head_logps, sum_by_row
+from worker.alignment.packing import Pack, inputs_of
 
 ScoringPath = Literal["packed", "padded", "dense"]
 
 
-def inputs_of(pair: Pair) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Token ids fed to the model: everything but the last completion token."""
-    return np.concatenate([pair.prompt_ids, pair.completion_ids[:-1]])
+def packed_logps(
+    lm: Any,
+    head: Head,
+    pack: Pack,
+    backend: Backend,
+    device: torch.device,
+    *,
+    memory: Memory | None = None,
+    capture: Memory | None = None,
+) -> Tensor:
+    """Summed log p(completion | prompt), [B] in float32, from one padding-free row of tokens.
 
-
-def packed_logps(lm: Any, head: Head, pairs: Sequence[Pair], backend: Backend, device: torch.device) -> Tensor:
-    """Summed log p(completion | prompt), [B] in float32, from one padding-free row of tokens."""
-    lengths = [len(pair.prompt_ids) + len(pair.completion_ids) - 1 for pair in pairs]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    picks = [
-        np.arange(start + len(pair.prompt_ids) - 1, start + length)
-        for pair, start, length in zip(pairs, starts, lengths, strict=False)
-    ]
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    layout = PackedLayout(lengths, backend, _to(starts.astype(np.int32), device))
-    with packed(lm):
-        output = lm.base_model(
-            input_ids=_to(np.concatenate([inputs_of(pair) for pair in pairs]), device)[None],
-            position_ids=_to(positions, device)[None],
-            use_cache=False,
-            kto_layout=layout,
-        )
-    hidden_NH = output.last_hidden_state[0].index_select(0, _to(np.concatenate(picks), device))
-    return _sum(frozen_head_logps(hidden_NH, _targets(pairs, device), head), pairs, device)
+    ``capture`` receives keys, values and hidden states; ``memory`` are those of the forward that ``pack``'s contexts
+    lie in (see ``pack_continuations``).
+    """
+    hidden = [] if memory is None or memory.hidden is None else [memory.hidden]
+    if pack.num_tokens:
+        layout = Layout(pack, backend, device, memory=memory, capture=capture)
+        with packed(lm):
+            output = lm.base_model(
+                input_ids=to_device(pack.token_ids, device)[None],
+                position_ids=to_device(pack.position_ids, device)[None],
+                use_cache=False,
+                kto_layout=layout,
+            )
+        hidden.append(output.last_hidden_state[0])
+    if capture is not None:
+        capture.hidden = hidden[-1].detach()
+    hidden_TH = hidden[0] if len(hidden) == 1 else torch.cat(hidden)
+    hidden_NH = hidden_TH.index_select(0, to_device(pack.score_rows, device))
+    token_logps_N = frozen_head_logps(hidden_NH, to_device(pack.targets, device), head)
+    return sum_by_row(token_logps_N, to_device(pack.lengths, device))
 
 
 def padded_logps(lm: Any, head: Head | None, pairs: Sequence[Pair], device: torch.device) -> Tensor:
@@ -57,17 +65,17 @@ def padded_logps(lm: Any, head: Head | None, pairs: Sequence[Pair], device: torc
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
         picks.append(np.arange(row * width + len(pair.prompt_ids) - 1, row * width + len(tokens)))
-    arguments = {"input_ids": _to(ids, device), "attention_mask": _to(mask, device), "use_cache": False}
-    picks_N, targets_N = _to(np.concatenate(picks), device), _targets(pairs, device)
+    arguments = {"input_ids": to_device(ids, device), "attention_mask": to_device(mask, device), "use_cache": False}
+    picks_N = to_device(np.concatenate(picks), device)
+    targets_N = to_device(np.concatenate([pair.completion_ids for pair in pairs]), device)
+    lengths_B = to_device(np.asarray([len(pair.completion_ids) for pair in pairs]), device)
     if head is not None:
         hidden_BTH = lm.base_model(**arguments).last_hidden_state
-        return _sum(
-            frozen_head_logps(hidden_BTH.flatten(0, 1).index_select(0, picks_N), targets_N, head), pairs, device
-        )
+        hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, picks_N)
+        return sum_by_row(frozen_head_logps(hidden_NH, targets_N, head), lengths_B)
     logits_NV = lm(**arguments).logits.flatten(0, 1).index_select(0, picks_N)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    token_logps_N = logits_NV.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1)
-    return _sum(token_logps_N, pairs, device)
+    return sum_by_row(logits_NV.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1), lengths_B)
 
 
 def tolerance(dtype: torch.dtype, logps_B: Tensor, num_tokens_B: Tensor) -> Tensor:
@@ -81,13 +89,6 @@ def tolerance(dtype: torch.dtype, logps_B: Tensor, num_tokens_B: Tensor) -> Tens
     return 1e-4 + 1e-5 * logps_B.abs()
 
 
-def _targets(pairs: Sequence[Pair], device: torch.device) -> Tensor:
-    return _to(np.concatenate([pair.completion_ids for pair in pairs]), device)
-
-
-def _sum(token_logps_N: Tensor, pairs: Sequence[Pair], device: torch.device) -> Tensor:
-    return sum_by_row(token_logps_N, _to(np.asarray([len(pair.completion_ids) for pair in pairs]), device))
-
-
-def _to(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(array).to(device, non_blocking=True)
+def to_device(array: np.ndarray[Any, Any] | Sequence[Any], device: torch.device) -> Tensor:
+    """A copy on the device that the host does not wait for."""
+    return torch.from_numpy(np.asarray(array)).to(device, non_blocking=True)

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.alignment.batching import microbatches
-from worker.alignment.config import AlignmentConfig
+from worker.alignment.config import AlignmentConfig, KlScope
 from worker.alignment.dataset import Pair
-from worker.alignment.losses import KlEstimate, kto_loss, pooled_kl
+from worker.alignment.losses import KlEstimate, LossSettings, kl_sums, losses, pooled_kl
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray
+from worker.alignment.scoring import to_device
+
+MIN_KL_ROWS = 16
+"""Rows of a microbatch whose z0 is its own (``kl_scope=microbatch``): fewer make it noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,92 +27,213 @@ class StepBatch:
     ids: list[int]
     pairs: list[Pair]
     labels: list[bool]
+    units: list[int]
+    """[B] the unit of each row: rows of one unit are neighbours and stay in one forward pass. A DPO unit is a desirable
+    and an undesirable row in this order; for the other objectives each row is a unit."""
     reference_logps: FloatArray
+    """[B]; zeros where the objective needs none."""
     kl_pairs: list[Pair]
-    """Mismatched pairs: at most one per row."""
+    """[M] mismatched pairs: at most one per row, none where the objective needs none."""
+    kl_rows: list[int]
+    """[M] the row whose prompt the mismatched pair has."""
     kl_reference_logps: FloatArray
+
+    @property
+    def num_units(self) -> int:
+        return len(set(self.units))
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return sum(len(pair.completion_ids) for pair in self.pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettings:
+    loss: LossSettings
+    token_budget: int
+    kl_scope: KlScope = "step"
+
+    @classmethod
+    def of(cls, config: AlignmentConfig, weights: tuple[float, float] = (1.0, 1.0)) -> StepSettings:
+        """``weights``: (desirable, undesirable), where the config leaves them to the data."""
+        desirable, undesirable = config.desirable_weight, config.undesirable_weight
+        loss = LossSettings(
+            objective=config.objective,
+            beta=config.beta,
+            desirable_weight=weights[0] if desirable is None else desirable,
+            undesirable_weight=weights[1] if undesirable is None else undesirable,
+        )
+        return cls(loss=loss, token_budget=config.tokens_per_microbatch, kl_scope=config.kl_scope)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
     loss: float
-    kl: KlEstimate
+    kl: KlEstimate | None
+    """None where the objective has no z0."""
     logps: Tensor
     """[B], in the order of the batch, on the CPU."""
-    rewards: Tensor
+    rewards: Tensor | None
+    """[B]; None for SFT."""
+    accuracy: float | None
+    """Share of DPO pairs whose desirable row has the higher reward."""
     bad_ids: list[int]
     """Rows whose log-prob was not finite."""
 
 
-def score_all(policy: Policy, pairs: Sequence[Pair], token_budget: int) -> Tensor:
-    """Summed log-probs of any number of pairs without gradient, [len(pairs)] on the policy's device."""
-    values = torch.zeros(len(pairs), device=policy.device, dtype=torch.promote_types(policy.dtype, torch.float32))
-    with torch.no_grad():
-        for cut in cuts_of(policy, pairs, token_budget):
-            values[torch.from_numpy(cut).to(policy.device)] = policy.logps([pairs[index] for index in cut])
-    return values
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """The part of a batch that goes through the model at once."""
+
+    rows: Tensor
+    """[b] places in the batch, on the device."""
+    pairs: list[Pair]
+    kl_pairs: list[Pair]
+    kl_rows: list[int]
+    """Places in ``pairs``."""
+    kl_places: Tensor
+    """[m] places among the batch's mismatched pairs, on the device."""
 
 
-def cuts_of(
-    policy: Policy, pairs: Sequence[Pair], token_budget: int
-) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
-    lengths = [len(pair.prompt_ids) + len(pair.completion_ids) for pair in pairs]
-    return microbatches(lengths, token_budget=token_budget, padded=policy.path != "packed")
-
-
-def backward_step(policy: Policy, batch: StepBatch, config: AlignmentConfig) -> StepResult:
+def backward_step(policy: Policy, batch: StepBatch, settings: StepSettings) -> StepResult:
     """Leave the gradient of the step's mean loss in the adapters' ``.grad`` (which must be empty).
 
-    z0 comes from a pass without gradient or dropout over all mismatched pairs of the step, pooled and clamped once; so
-    loss and gradient do not depend on how the step is cut. The host waits for the device once, at the end.
+    z0 is pooled over all mismatched pairs of the step and clamped once. When the step is one forward pass, the KL pass goes
+    on from its keys and values; with several, z0 comes from a pass before. So loss and gradient do not depend on how the step
+    is cut. Log-ratios and z0 are free of dropout: where adapters have some, the rows are scored without it first, and the
+    noisy pass only carries the gradient. The host waits for the device once, at the end.
     """
-    budget = config.tokens_per_microbatch
-    kl_reference = torch.from_numpy(batch.kl_reference_logps).to(policy.device)
-    kl = pooled_kl(score_all(policy, batch.kl_pairs, budget).double() - kl_reference)
-    labels_B = torch.tensor(batch.labels, device=policy.device)
-    reference_B = torch.from_numpy(batch.reference_logps).to(policy.device)
-    order: list[int] = []
-    logps: list[Tensor] = []
-    losses: list[Tensor] = []
-    rewards: list[Tensor] = []
-    for cut in cuts_of(policy, batch.pairs, budget):
-        cut_B = torch.from_numpy(cut).to(policy.device)
-        with policy.training_noise():
-            policy_B = policy.logps([batch.pairs[index] for index in cut])
-        result = kto_loss(
-            policy_B.double(),  # sums of a thousand nats: their difference deserves the digits
-            reference_B[cut_B],
-            labels_B[cut_B],
-            kl.clamped,
-            beta=config.beta,
-            desirable_weight=config.desirable_weight,
-            undesirable_weight=config.undesirable_weight,
+    cuts = _cuts(policy, batch, settings)
+    run = _Run(policy, batch, settings)
+    own_kl = settings.kl_scope == "microbatch" or len(cuts) == 1
+    if policy.dropout:
+        run.score_first(cuts)
+    elif settings.loss.needs_kl and not own_kl:
+        run.score_kl_first()
+    for cut in cuts:
+        run.backward(cut)
+    return run.result()
+
+
+class _Run:
+    """What one step has found out so far."""
+
+    def __init__(self, policy: Policy, batch: StepBatch, settings: StepSettings) -> None:
+        self.policy, self.batch, self.settings = policy, batch, settings
+        device = policy.device
+        wide = torch.float64  # sums of a thousand nats: their difference deserves the digits
+        self.labels_B = to_device(np.asarray(batch.labels, dtype=bool), device)
+        self.reference_B = to_device(batch.reference_logps, device)
+        self.kl_reference_M = to_device(batch.kl_reference_logps, device)
+        self.logps_B = torch.zeros(len(batch.pairs), dtype=wide, device=device)
+        self.rewards_B = torch.zeros_like(self.logps_B)
+        self.kl_M = torch.zeros(len(batch.kl_pairs), dtype=wide, device=device)
+        """Log-ratios of the mismatched pairs."""
+        self.loss = torch.zeros((), dtype=wide, device=device)
+        self.is_scored = self.has_kl = False
+        sft = settings.loss.objective == "sft"
+        self.denominator = float(batch.num_completion_tokens if sft else batch.num_units)
+
+    def score_kl_first(self) -> None:
+        scored_M = self.policy.score(self.batch.kl_pairs, token_budget=self.settings.token_budget)
+        self.kl_M = scored_M.double() - self.kl_reference_M
+        self.has_kl = True
+
+    def score_first(self, cuts: Sequence[_Cut]) -> None:
+        """Log-probs of rows and mismatched pairs without gradient or dropout."""
+        with torch.no_grad():
+            for cut in cuts:
+                self.logps_B[cut.rows] = self._forward(cut).double()
+        self.is_scored = self.has_kl = True
+
+    def backward(self, cut: _Cut) -> None:
+        """Add the gradient of one cut."""
+        if self.is_scored:
+            with self.policy.training_noise():
+                noisy_B = self.policy.logps(cut.pairs).double()
+            clean_B = self.logps_B[cut.rows].requires_grad_()
+            (slopes_B,) = torch.autograd.grad(self._losses(cut, clean_B), clean_B)
+            (noisy_B * slopes_B).sum().backward()  # type: ignore[no-untyped-call]
+            return
+        logps_B = (self.policy.logps(cut.pairs) if self.has_kl else self._forward(cut)).double()
+        self.logps_B[cut.rows] = logps_B.detach()
+        self._losses(cut, logps_B).backward()  # type: ignore[no-untyped-call]
+
+    def result(self) -> StepResult:
+        batch, loss = self.batch, self.settings.loss
+        logps_B = self.logps_B.cpu()
+        bad = [batch.ids[index] for index in torch.nonzero(~torch.isfinite(logps_B)).flatten().tolist()]
+        rewards_B = self.rewards_B.cpu()
+        wins_P = (rewards_B[0::2] > rewards_B[1::2]).double() if loss.objective == "dpo" else None
+        return StepResult(
+            loss=float(self.loss),
+            kl=pooled_kl(kl_sums(self.kl_M)) if loss.needs_kl else None,
+            logps=logps_B,
+            rewards=rewards_B if loss.needs_reference else None,
+            accuracy=None if wins_P is None else float(wins_P.mean()),
+            bad_ids=bad,
         )
-        (result.losses.sum() / len(batch.pairs)).backward()  # type: ignore[no-untyped-call]
-        order.extend(cut.tolist())
-        logps.append(policy_B.detach())
-        losses.append(result.losses.detach())
-        rewards.append(result.rewards)
-    back = torch.empty(len(order), dtype=torch.int64)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    logps_B, rewards_B = torch.cat(logps).cpu()[back], torch.cat(rewards).cpu()[back]
-    bad = [batch.ids[index] for index in torch.nonzero(~torch.isfinite(logps_B)).flatten().tolist()]
-    return StepResult(float(torch.cat(losses).sum()) / len(batch.pairs), kl, logps_B, rewards_B, bad)
+
+    def _forward(self, cut: _Cut) -> Tensor:
+        """Log-probs of the cut's rows; those of its mismatched pairs are kept."""
+        if not cut.kl_pairs:
+            return self.policy.logps(cut.pairs)
+        budget = self.settings.token_budget
+        logps_B, kl_M = self.policy.logps_with_kl(cut.pairs, cut.kl_pairs, cut.kl_rows, token_budget=budget)
+        self.kl_M[cut.kl_places] = kl_M.double() - self.kl_reference_M[cut.kl_places]
+        return logps_B
+
+    def _losses(self, cut: _Cut, logps_B: Tensor) -> Tensor:
+        scope = self.kl_M[cut.kl_places] if self.settings.kl_scope == "microbatch" else self.kl_M
+        found = losses(
+            self.settings.loss,
+            logps_B,
+            self.reference_B[cut.rows],
+            self.labels_B[cut.rows],
+            pooled_kl(kl_sums(scope)).clamped,
+            denominator=self.denominator,
+        )
+        self.loss += found.total.detach()
+        self.rewards_B[cut.rows] = found.rewards
+        return found.total
+
+
+def _cuts(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[_Cut]:
+    min_rows = MIN_KL_ROWS if settings.kl_scope == "microbatch" else 1
+    members: dict[int, list[int]] = {}
+    for row, unit in enumerate(batch.units):
+        members.setdefault(unit, []).append(row)
+    cuts = policy.cuts(batch.pairs, list(members.values()), token_budget=settings.token_budget, min_rows=min_rows)
+    place_of = {row: place for place, row in enumerate(batch.kl_rows)} if settings.loss.needs_kl else {}
+    return [_cut_of(policy, batch, sorted(rows.tolist()), place_of) for rows in cuts]
+
+
+def _cut_of(policy: Policy, batch: StepBatch, rows: list[int], place_of: dict[int, int]) -> _Cut:
+    places = [(local, place_of[row]) for local, row in enumerate(rows) if row in place_of]
+    return _Cut(
+        rows=to_device(rows, policy.device),
+        pairs=[batch.pairs[row] for row in rows],
+        kl_pairs=[batch.kl_pairs[place] for _, place in places],
+        kl_rows=[local for local, _ in places],
+        kl_places=to_device(np.asarray([place for _, place in places], dtype=np.int64), policy.device),
+    )
 
 
 def step_metrics(result: StepResult, labels: Sequence[bool]) -> dict[str, float]:
     """The step's metrics under TRL's keys; a class that is absent has none."""
-    metrics = {
-        "loss": result.loss,
-        "kl": float(result.kl.clamped),
-        "kl/raw": float(result.kl.raw),
-        "kl/standard_error": float(result.kl.standard_error),
-    }
+    metrics = {"loss": result.loss}
+    if result.kl is not None:
+        metrics["kl"] = float(result.kl.clamped)
+        metrics["kl/raw"] = float(result.kl.raw)
+        metrics["kl/standard_error"] = float(result.kl.standard_error)
     labels_B = torch.tensor(labels)
     for name, chosen_B in (("chosen", labels_B), ("rejected", ~labels_B)):
         if bool(chosen_B.any()):
-            metrics[f"rewards/{name}"] = float(result.rewards[chosen_B].mean())
             metrics[f"logps/{name}"] = float(result.logps[chosen_B].mean())
+            if result.rewards is not None:
+                metrics[f"rewards/{name}"] = float(result.rewards[chosen_B].mean())
     if "rewards/chosen" in metrics and "rewards/rejected" in metrics:
         metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    if result.accuracy is not None:
+        metrics["rewards/accuracies"] = result.accuracy
     return metrics
