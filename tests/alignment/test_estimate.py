@@ -40,8 +40,12 @@ def test_a_known_model_comes_out_right() -> None:
 
 
 def test_parts_move_with_what_they_depend_on() -> None:
-    small = estimate_run(LLAMA_8B, tiny.config(tokens_per_microbatch=4096, batch_size=64), DATA, device="cuda")
-    large = estimate_run(LLAMA_8B, tiny.config(tokens_per_microbatch=16384, batch_size=64), DATA, device="cuda")
+    small = estimate_run(
+        LLAMA_8B, tiny.config(tokens_per_microbatch=4096, batch_size=64, max_length=2048), DATA, device="cuda"
+    )
+    large = estimate_run(
+        LLAMA_8B, tiny.config(tokens_per_microbatch=16384, batch_size=64, max_length=2048), DATA, device="cuda"
+    )
     wide = estimate_run(LLAMA_8B, tiny.config(lora=LoraSettings(r=64, alpha=8)), DATA, device="cuda")
     cpu = estimate_run(LLAMA_8B, tiny.config(), DATA, device="cpu", num_cores=2)
     assert small.weights_bytes == pytest.approx(16.06e9, rel=0.01)
