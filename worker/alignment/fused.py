@@ -38,6 +38,11 @@ def unfused() -> Iterator[None]:
         _enabled = before
 
 
+def is_fused() -> bool:
+    """False inside ``unfused()``."""
+    return _enabled
+
+
 class _FusedForward:
     """Stands in for a LoRA layer's bound ``forward``."""
 

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from worker.alignment.adapters import adapt, reference_mode
 from worker.alignment.attention import WORDS, Backend, Memory, choose_backend
 from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
+from worker.alignment.compiled import compile_layers
 from worker.alignment.config import AlignmentConfig, Precision
 from worker.alignment.dataset import IntArray, Pair
 from worker.alignment.errors import ModelError, is_out_of_memory
@@ -163,7 +164,7 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         backend = choose_backend(config.attention, device, dtype)
     except ValueError as error:
         raise ModelError(f"{error}.") from error
-    base = load_causal_lm(model_path, dtype=dtype, name=config.base_model)
+    base = load_causal_lm(model_path, dtype=dtype, name=config.base_model, quantization=config.quantization)
     try:
         local = Path(model_path).is_dir()
         tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False, local_files_only=local)
@@ -177,6 +178,8 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         raise ModelError("The tokenizer has more tokens than the model has embeddings; they do not belong together.")
     model = adapt(base.to(device), config)
     fuse(model)
+    if config.compile:
+        compile_layers(base)
     contexts = backend not in ("flash", "varlen") or aligned_to_last_key(backend, device, dtype)
     return Policy(
         model=model,
