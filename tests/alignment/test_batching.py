@@ -6,7 +6,7 @@ import pytest
 from worker.alignment.batching import epoch_steps, microbatches
 
 
-def test_every_row_once_and_both_classes_in_every_step() -> None:
+def test_trap_03_every_row_once_and_both_classes_in_every_step() -> None:
     labels = [True] * 90 + [False] * 11  # sorted by label, as a database exports them
     steps = epoch_steps(labels, batch_size=10, seed=1, epoch=0)
     assert len(steps) == 11
@@ -31,6 +31,35 @@ def test_small_and_one_sided_data(labels: list[bool]) -> None:
     steps = epoch_steps(labels, batch_size=4, seed=0, epoch=0)
     assert sorted(i for step in steps for i in step.tolist()) == list(range(len(labels)))
     assert all(len(step) for step in steps)
+
+
+@pytest.mark.parametrize("window", [3, 4, 100])
+def test_buckets_gather_lengths_and_keep_the_mix(window: int) -> None:
+    rng = np.random.default_rng(5)
+    labels = [bool(draw < 0.6) for draw in rng.random(230)]
+    lengths = [int(length) for length in rng.lognormal(4, 1, 230)]
+    plain = epoch_steps(labels, lengths, batch_size=8, seed=1, epoch=2)
+    steps = epoch_steps(labels, lengths, batch_size=8, seed=1, epoch=2, window=window)
+    assert sorted(np.concatenate(steps).tolist()) == list(range(230))
+    mixes = [sum(labels[i] for i in step) for step in steps]
+    assert max(mixes) - min(mixes) <= 1
+    assert {len(step) for step in steps} <= {7, 8}
+
+    def padding(found: list[np.ndarray]) -> int:
+        return sum(max(lengths[i] for i in step) * len(step) for step in found) - sum(lengths)
+
+    assert padding(steps) < 0.8 * padding(plain)
+    longest = [max(lengths[i] for i in step) for step in steps]
+    assert longest != sorted(longest)  # no curriculum: the steps themselves are shuffled
+
+
+def test_rows_stay_in_their_window_and_windows_change_with_the_epoch() -> None:
+    labels, lengths = [True, False] * 32, list(range(64))
+    whole = [epoch_steps(labels, lengths, batch_size=4, seed=3, epoch=epoch, window=4) for epoch in (0, 0, 1)]
+    assert all(np.array_equal(a, b) for a, b in zip(whole[0], whole[1], strict=True))
+    assert [step.tolist() for step in whole[0]] != [step.tolist() for step in whole[2]]
+    one_window = epoch_steps(labels, lengths, batch_size=4, seed=3, epoch=0, window=16)
+    assert sorted(sorted(step.tolist()) for step in one_window) == [list(range(s, s + 4)) for s in range(0, 64, 4)]
 
 
 def test_microbatches_keep_the_budget_and_every_item() -> None:

@@ -16,7 +16,7 @@ from tests.alignment import tiny
 from worker.alignment import policy as policy_module
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import LoraSettings, TrainSpec
-from worker.alignment.errors import CheckpointError, DataError, DivergedError, StopRequest
+from worker.alignment.errors import CheckpointError, DivergedError, StopRequest
 from worker.alignment.events import METRIC_KEYS, Estimate, EvaluationResult, HeldoutResult, RunFinished
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.trainer import train
@@ -84,7 +84,7 @@ def test_a_run_tells_its_story(tmp_path: Path) -> None:
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     (started,) = told(spec, "run_started")
     assert started["data"]["num_train_rows"] == 40
-    assert started["data"]["attention"] == "SDPA per sequence, packed"
+    assert started["data"]["attention"].startswith("SDPA per sequence, packed")
     assert 0 < started["data"]["num_trainable_parameters"] < started["data"]["num_parameters"]
     metrics = told(spec, "metrics")
     assert [event["step"] for event in metrics] == [1, 2, 3, 4, 5, 6]
@@ -214,18 +214,13 @@ def test_a_checkpoint_whose_evaluation_was_interrupted_is_evaluated_on_resume(tm
     assert len(evaluator.calls) == 2
 
 
-def test_resume_refuses_another_run_setting_or_snapshot(tmp_path: Path) -> None:
+def test_a_changed_base_model_fails_the_resumed_run(tmp_path: Path) -> None:
+    """What is known only once the model is there: the checks before cannot see it."""
     run(tiny.spec(tmp_path))
     source = tmp_path / "attempt-1" / "checkpoints" / "step-000003"
-    with pytest.raises(CheckpointError, match="setting beta differs"):
-        run(tiny.spec(tmp_path, attempt=2, resume_from=source, beta=0.2))
-    with pytest.raises(CheckpointError, match=r"setting lora\.r differs"):
-        run(tiny.spec(tmp_path, attempt=3, resume_from=source, lora=LoraSettings(r=8, alpha=8)))
-    with pytest.raises(CheckpointError, match="of run 1"):
-        run(replace(tiny.spec(tmp_path, attempt=4, resume_from=source), run_id=2))
-    tiny.save_snapshot(tmp_path / "snapshot", train=41)
-    with pytest.raises(CheckpointError, match="snapshot differs"):
-        run(tiny.spec(tmp_path, attempt=5, resume_from=source))
+    tiny.save_model(tmp_path / "model", "qwen3")
+    with pytest.raises(CheckpointError, match="bit for bit: base was"):
+        run(tiny.spec(tmp_path, attempt=3, resume_from=source))
 
 
 def test_damaged_checkpoints_are_found_and_the_one_before_is_used(tmp_path: Path) -> None:
@@ -271,22 +266,19 @@ def test_skipped_rows_are_told_by_id(tmp_path: Path) -> None:
 
 def test_one_sided_data_trains_with_a_warning_and_no_absent_keys(tmp_path: Path) -> None:
     tiny.save_snapshot(tmp_path / "snapshot", records=[tiny.record(n, label=False) for n in range(16)])
-    spec = tiny.spec(tmp_path, max_steps=2)
+    spec = tiny.spec(tmp_path, max_steps=2, undesirable_weight=7.0, allow_incomplete=True)
     assert run(spec).status == "succeeded"
     assert any("one label" in event["data"]["text"] for event in told(spec, "warning"))
     assert not {"rewards/chosen", "rewards/margins"} & set(told(spec, "metrics")[0]["data"])
-
-
-def test_an_empty_train_split_is_a_data_error(tmp_path: Path) -> None:
-    tiny.save_snapshot(tmp_path / "snapshot", records=[])
-    with pytest.raises(DataError, match="no usable row"):
-        run(tiny.spec(tmp_path))
+    started = told(spec, "run_started")[0]["data"]
+    assert (started["desirable_weight"], started["undesirable_weight"]) == (1.0, 1.0)
+    assert told(spec, "metrics")[0]["data"]["loss"] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_an_empty_dev_split_trains_without_evaluation(tmp_path: Path) -> None:
     tiny.save_snapshot(tmp_path / "snapshot", dev=0)
     evaluator = Evaluator()
-    spec = tiny.spec(tmp_path)
+    spec = tiny.spec(tmp_path, allow_incomplete=True)
     assert run(spec, evaluator).status == "succeeded"
     assert evaluator.calls == []
     assert len(told(spec, "checkpoint_saved")) == 2

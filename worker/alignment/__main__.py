@@ -1,6 +1,7 @@
-"""Command line of the alignment library: ``python -m worker.alignment train spec.json``.
+"""Command line of the alignment library: ``python -m worker.alignment train|estimate|export spec.json``.
 
-Exit codes: 0 succeeded or stopped on request, 1 failed (run_finished in events.jsonl says why), 2 the spec is wrong.
+Exit codes: 0 done (or stopped on request), 1 failed (run_finished in events.jsonl says why), 2 the spec is wrong: the
+last line on stderr is ``field: what is wrong; remedy`` and nothing was written. ``export`` answers 3 where it refuses.
 """
 
 from __future__ import annotations
@@ -16,14 +17,27 @@ from worker.alignment.train import read_spec, run_spec
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m worker.alignment", description="KTO alignment of a causal LM with LoRA."
+        prog="python -m worker.alignment", description="KTO, DPO and SFT of a causal LM with LoRA."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train one attempt; SIGTERM finishes the step, saves and exits 0")
-    train.add_argument("spec", type=Path, help="JSON file of a TrainSpec")
+    for name, words, kind in (
+        ("train", "train one attempt; SIGTERM finishes the step, saves and exits 0", "TrainSpec"),
+        ("estimate", "memory and time of a run, from its spec alone", "TrainSpec"),
+        ("export", "take a checkpoint out: the adapter, or merged into its base model", "ExportSpec"),
+    ):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("spec", type=Path, help=f"JSON file of a {kind}")
     options = parser.parse_args(arguments)
     try:
-        return run_spec(read_spec(options.spec))
+        if options.command == "train":
+            return run_spec(read_spec(options.spec))
+        if options.command == "estimate":
+            from worker.alignment.memory import estimate_spec
+
+            return estimate_spec(read_spec(options.spec))
+        from worker.alignment import export
+
+        return export.main([str(options.spec)])
     except SpecError as error:
         print(error, file=sys.stderr)
         return 2

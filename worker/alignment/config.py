@@ -6,9 +6,10 @@ and starts ``python -m worker.alignment train spec.json``.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Objective = Literal["kto", "apo_zero_unpaired", "dpo", "sft"]
 KlScope = Literal["step", "microbatch"]
@@ -253,20 +254,31 @@ def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = 
     unknown = sorted(set(data) - known)
     if unknown and not drop_unknown:
         raise ConfigError({prefix + name: "is not a setting" for name in unknown})
-    values: dict[str, Any] = {}
-    for name in data.keys() & known:
-        hint, value = hints[name], data[name]
-        if is_dataclass(hint) and isinstance(value, dict):
-            value = _build(hint, value, f"{prefix}{name}.", drop_unknown=drop_unknown)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif hint in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if hint in (int, float, str, bool) and (
-            not isinstance(value, hint) or (hint is int and isinstance(value, bool))
-        ):
-            raise ConfigError({prefix + name: f"must be of type {hint.__name__}"})
-        if hint == float | None and not isinstance(value, float | None):
-            raise ConfigError({prefix + name: "must be of type float, or null"})
-        values[name] = value
+    values = {
+        name: _typed(hints[name], data[name], prefix + name, drop_unknown=drop_unknown) for name in data.keys() & known
+    }
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ConfigError({prefix + name: "is missing" for name in missing})
     return cls(**values)
+
+
+def _typed(hint: Any, value: Any, name: str, *, drop_unknown: bool) -> Any:
+    """``value`` as the field of type ``hint`` holds it. Raises ConfigError where it is of another type."""
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError({name: "must be an object of settings"})
+        return _build(hint, value, f"{name}.", drop_unknown=drop_unknown)
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ConfigError({name: "must be a list of names"})
+        return tuple(value)
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kind = kinds[0] if get_origin(hint) is not Literal else str
+    if value is None and NoneType in kinds:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError({name: f"must be of type {kind.__name__}" + (", or null" if NoneType in kinds else "")})
+    return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +61,8 @@ class Row:
 class SkippedRow(NamedTuple):
     id: int
     reason: str
+    is_too_long: bool = False
+    """It does not fit into max_length, whatever is cut from its prompt."""
 
 
 class Split(NamedTuple):
@@ -68,12 +70,23 @@ class Split(NamedTuple):
     skipped: list[SkippedRow]
 
 
-def load_split(path: Path, tokenizer: Any, *, max_length: int, end_ids: Iterable[int] = ()) -> Split:
-    """Read and tokenise one JSON-lines file of a snapshot. Raises DataError on a line that is not a row."""
+def load_split(
+    path: Path,
+    tokenizer: Any,
+    *,
+    max_length: int,
+    end_ids: Iterable[int] = (),
+    on_row: Callable[[], None] = lambda: None,
+) -> Split:
+    """Read and tokenise one JSON-lines file of a snapshot. Raises DataError on a line that is not a row.
+
+    ``on_row`` is called before each row: what it raises ends the reading.
+    """
     encoder = Encoder(tokenizer, max_length=max_length, end_ids=end_ids)
     rows: list[Row] = []
     skipped: list[SkippedRow] = []
     for number, record in enumerate(_records(path), 1):
+        on_row()
         try:
             result = encoder.encode(record)
         except (KeyError, TypeError, ValueError) as error:
@@ -102,6 +115,8 @@ def _records(path: Path) -> Iterable[dict[str, Any]]:
                         raise DataError(f"{path.name} line {number} is not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"The snapshot has no readable {path.name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def chat_template(tokenizer: Any) -> str | None:
@@ -130,7 +145,7 @@ class Encoder:
         except Exception as error:  # a template may raise anything, jinja2's own errors included
             return SkippedRow(row_id, f"the chat template refused it: {error}")
         if reason:
-            return SkippedRow(row_id, reason)
+            return SkippedRow(row_id, reason, is_too_long=len(completion_ids) > 0 < len(prompt_ids))
         return Row(
             id=row_id,
             pair=Pair(np.asarray(prompt_ids, dtype=np.int64), np.asarray(completion_ids, dtype=np.int64)),

@@ -15,6 +15,7 @@ EventKind = Literal[
     "progress",  # Progress
     "metrics",  # dict[str, float] under TRL's keys, see METRIC_KEYS
     "checkpoint_saved",  # CheckpointSaved
+    "checkpoint_removed",  # CheckpointRemoved
     "evaluation_finished",  # EvaluationResult
     "warning",  # Notice
     "notice",  # Notice
@@ -56,7 +57,11 @@ class RunStarted:
     num_parameters: int
     num_trainable_parameters: int
     desirable_weight: float
+    """In use: as set, or from the training rows."""
     undesirable_weight: float
+    objective: str = "kto"
+    num_units: int = 0
+    """What an epoch draws from: rows, or pairs for dpo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,15 @@ class CheckpointSaved:
     size_bytes: int
     manifest_sha256: str
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRemoved:
+    """The run keeps its best checkpoints only (``keep_best``); told before the files go."""
+
+    step: int
+    path: str
+    """Relative to the attempt's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

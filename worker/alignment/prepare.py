@@ -1,8 +1,7 @@
-"""Everything before the first step: checkpoint, model, rows, reference log-probs, each problem told where it shows."""
+"""Everything between the checks and the first step: model, reference log-probs, each problem told where it shows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from worker.alignment.adapters import reference_identity
-from worker.alignment.checkpoints import Manifest
-from worker.alignment.config import TrainSpec
-from worker.alignment.data import ScoredSplit, prompt_cases, score_reference
-from worker.alignment.dataset import Encoder, Row, SkippedRow, Split, chat_template, load_split, read_manifest
-from worker.alignment.errors import DataError
-from worker.alignment.generate import end_token_ids
+from worker.alignment.checks import Checked, most_frequent
+from worker.alignment.config import AlignmentConfig, TrainSpec
+from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
+from worker.alignment.dataset import Encoder, Row, chat_template
+from worker.alignment.losses import LossSettings
 from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
 from worker.alignment.reporters import JsonlReporter
-from worker.alignment.resume import open_resume, pin_threads
+from worker.alignment.resume import environment_pins, pin_threads
+from worker.alignment.step import StepSettings
+from worker.alignment.units import form_units
+from worker.alignment.weights import ClassWeights, resolve_weights
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import PromptCase
 
 MAX_SKIPPED_SHOWN = 100
+REFERENCE_PINS = ("base", "tokenizer", "path", "backend", "dtype", "device", "reference")
+"""The pins that reference log-probs depend on."""
 Phase = Literal["loading", "reference", "training", "evaluating", "saving"]
 ProgressFn = Callable[[Phase, int, int], None]
 
@@ -37,43 +40,42 @@ class Prepared:
     dev: ScoredSplit
     prompts: list[PromptCase]
     """Distinct dev prompts with a category: what diversity is sampled on."""
-    num_skipped: int
-    snapshot_hash: str
+    settings: StepSettings
+    """Of every step; the class weights resolved."""
     reference_key: str
     """Namespace of everything cached about the reference."""
     pins: dict[str, Any]
     """What bit-for-bit resume rests on."""
-    manifest: Manifest | None
-    """Of the checkpoint to go on from."""
 
 
-def prepare(spec: TrainSpec, report: JsonlReporter, progress: ProgressFn) -> Prepared:
-    """Load, tokenise, probe and score the reference. Raises DataError, ModelError or CheckpointError."""
-    config, snapshot = spec.config, Path(spec.snapshot_dir)
-    manifest = open_resume(spec)
-    pin_threads(config, manifest)
+def prepare(spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: ProgressFn) -> Prepared:
+    """Load, probe and score the reference. Raises DataError, ModelError or CheckpointError."""
+    config = spec.config
+    train, dev = checked.train, checked.dev
+    pin_threads(config, checked.manifest)
     progress("loading", 0, 1)
-    snapshot_hash = read_manifest(snapshot)["hash"]
     policy = load_policy(spec.model_path, config)
-    end_ids = end_token_ids(policy.model, policy.tokenizer)
-    train, dev = (
-        load_split(snapshot / name, policy.tokenizer, max_length=config.max_length, end_ids=end_ids)
-        for name in ("train.jsonl", "dev.jsonl")
-    )
-    check_rows(train, dev, report)
+    tell_rows(checked, config, report)
     if notice := probe(policy, [row.pair for row in probe_rows(train.rows)]):
         report.notice(notice, warning=True)
     template = chat_template(policy.tokenizer)
     if template:
         report.notice("The tokenizer has no chat template; the default one (role: content lines) is used.")
-    pins = pins_of(policy, template, Path(spec.cache_dir))
-    pins |= {"reference": reference_identity(config), "quantization": config.quantization}
-    parts = {name: str(value) for name, value in pins.items() if name != "threads"}
-    reference_key = namespace(**parts, head="float32")
+    pins = pins_of(policy, template, Path(spec.cache_dir), config)
+    reference_key = namespace(**{name: str(pins[name]) for name in REFERENCE_PINS}, head="float32")
     progress("loading", 1, 1)
+    settings = step_settings(config, resolve_weights(config, [row.label for row in train.rows]))
     (train_split, dev_split), result = score_reference(
         policy,
-        [train.rows, dev.rows],
+        [
+            SplitToScore(
+                rows=train.rows,
+                units=checked.units.units,
+                reference=settings.loss.needs_reference,
+                kl=settings.loss.needs_kl,
+            ),
+            SplitToScore(rows=dev.rows, units=form_units(dev.rows, "kto").units),  # evaluated row by row
+        ],
         ReferenceCache(Path(spec.cache_dir), reference_key),
         max_length=config.max_length,
         token_budget=config.tokens_per_microbatch,
@@ -87,54 +89,64 @@ def prepare(spec: TrainSpec, report: JsonlReporter, progress: ProgressFn) -> Pre
         computed=result.num_computed,
         checked=result.num_checked,
     )
-    if not train_split.kl_pairs:
+    if settings.loss.needs_kl and not train_split.kl_pairs:
         report.notice("No row has a partner with another prompt and conversation: kl stays 0.", warning=True)
-    encoder = Encoder(policy.tokenizer, max_length=config.max_length, end_ids=end_ids)
+    encoder = Encoder(policy.tokenizer, max_length=config.max_length, end_ids=checked.end_ids)
     return Prepared(
         policy=policy,
         train=train_split,
         dev=dev_split,
         prompts=prompt_cases(dev.rows, encoder),
-        num_skipped=len(train.skipped) + len(dev.skipped),
-        snapshot_hash=snapshot_hash,
+        settings=settings,
         reference_key=reference_key,
         pins=pins,
-        manifest=manifest,
     )
 
 
-def check_rows(train: Split, dev: Split, report: JsonlReporter) -> None:
-    """Tell of skipped rows by id and reason, of one-sided data and of an empty dev split; refuse an empty train split."""
-    skipped: list[SkippedRow] = [*train.skipped, *dev.skipped]
+def tell_rows(checked: Checked, config: AlignmentConfig, report: JsonlReporter) -> None:
+    """Tell of skipped rows by id and reason, of rows that the objective leaves out, of one-sided data and no dev rows."""
+    skipped = [*checked.train.skipped, *checked.dev.skipped]
     if skipped:
-        most = _most_frequent(skipped)
         report.notice(
-            f"{len(skipped)} rows are skipped; the most frequent reason: {most}.",
+            f"{len(skipped)} rows are skipped{most_frequent(skipped)}.",
             warning=True,
             count=len(skipped),
-            rows=[row._asdict() for row in skipped[:MAX_SKIPPED_SHOWN]],
+            rows=[{"id": row.id, "reason": row.reason} for row in skipped[:MAX_SKIPPED_SHOWN]],
         )
-    if not train.rows:
-        reason = f"; the most frequent reason: {_most_frequent(train.skipped)}" if train.skipped else ""
-        raise DataError(f"The train split has no usable row{reason}.")
-    if len({row.label for row in train.rows}) == 1:
-        report.notice("All training rows have one label; KTO works best with both.", warning=True)
-    if not dev.rows:
+    if left_out := checked.units.num_left_out:
+        total = left_out + len(checked.train.rows)
+        why = "have no counterpart" if config.objective == "dpo" else "are undesirable"
+        report.notice(f"{left_out:,} of {total:,} rows {why} and are left out.", count=left_out)
+    one_sided = len({row.label for row in checked.train.rows}) == 1
+    if one_sided and config.objective != "sft":
+        report.notice("All training rows have one label: both weights are 1. KTO works best with both.", warning=True)
+    if config.objective in {"dpo", "sft"} and (config.desirable_weight, config.undesirable_weight) != (None, None):
+        report.notice(f"The loss of {config.objective} has no class weights: the ones set are not used.", warning=True)
+    if not checked.dev.rows:
         report.notice("The dev split is empty: checkpoints are saved but not evaluated.", warning=True)
 
 
-def _most_frequent(skipped: Sequence[SkippedRow]) -> str:
-    return Counter(row.reason for row in skipped).most_common(1)[0][0]
+def step_settings(config: AlignmentConfig, weights: ClassWeights) -> StepSettings:
+    loss = LossSettings(
+        objective=config.objective,
+        beta=config.beta,
+        desirable_weight=weights.desirable,
+        undesirable_weight=weights.undesirable,
+    )
+    return StepSettings(loss=loss, token_budget=config.tokens_per_microbatch, kl_scope=config.kl_scope)
 
 
-def pins_of(policy: Policy, template: str | None, cache_dir: Path) -> dict[str, Any]:
-    return {
+def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: AlignmentConfig) -> dict[str, Any]:
+    return environment_pins() | {
         "base": weights_hash(policy.folder, cache_dir),
         "tokenizer": tokenizer_hash(policy.tokenizer, template),
         "path": policy.path,
         "backend": policy.backend or "own",
+        "share_prefixes": policy.share,
+        "continues": policy.continues,
         "dtype": str(policy.dtype).removeprefix("torch."),
         "device": policy.device.type,
+        "reference": reference_identity(config),
         "threads": torch.get_num_threads(),
     }
 

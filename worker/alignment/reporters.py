@@ -14,7 +14,9 @@ from typing import Any
 
 from worker.alignment.events import Event, EventKind, Notice, Progress
 
-DURABLE: frozenset[EventKind] = frozenset({"checkpoint_saved", "evaluation_finished", "run_finished"})
+DURABLE: frozenset[EventKind] = frozenset(
+    {"checkpoint_saved", "checkpoint_removed", "evaluation_finished", "run_finished"}
+)
 """These must outlive a power cut once told: a checkpoint nobody knows of is lost work."""
 
 

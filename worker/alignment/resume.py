@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,25 @@ def open_resume(spec: TrainSpec) -> Manifest | None:
         return None
     manifest = validate_checkpoint(Path(spec.resume_from))
     if manifest.run_id != spec.run_id:
-        raise CheckpointError(f"The checkpoint is of run {manifest.run_id}, this is run {spec.run_id}.")
+        raise CheckpointError(
+            f"The checkpoint is of run {manifest.run_id}, this is run {spec.run_id}; leave resume_from out or name one of its own."
+        )
     changed = _difference(manifest.config, json.loads(json.dumps(spec.config.to_json())))
     if changed:
         raise CheckpointError(f"The setting {changed} differs from the checkpoint's; start a new run to change it.")
+    pins = environment_pins()
+    check_pins({name: manifest.pins.get(name) for name in pins}, pins)
     return manifest
+
+
+def environment_pins() -> dict[str, Any]:
+    """What the numbers of a run rest on beside its data and model: other library versions may sum in another order."""
+    return {
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "peft": version("peft"),
+        "world_size": 1,
+    }
 
 
 def pin_threads(config: AlignmentConfig, manifest: Manifest | None) -> None:
@@ -36,16 +51,22 @@ def pin_threads(config: AlignmentConfig, manifest: Manifest | None) -> None:
         torch.set_num_threads(threads)
 
 
-def check_same_run(manifest: Manifest, *, snapshot_hash: str, pins: dict[str, Any], total_steps: int) -> None:
-    """Raise CheckpointError where data, base model or numerical footing changed since the checkpoint."""
+def check_same_data(manifest: Manifest, snapshot_hash: str, total_steps: int) -> None:
+    """Raise CheckpointError where the data is not the checkpoint's."""
     if manifest.snapshot_hash != snapshot_hash:
         raise CheckpointError("The snapshot differs from the checkpoint's; start a new run for new data.")
-    changed = _difference(manifest.pins, pins)
-    if changed:
-        text = f"{changed} was {manifest.pins.get(changed)!r} and is {pins.get(changed)!r}"
-        raise CheckpointError(f"The run cannot go on as it began: {text}. Start a new run.")
     if manifest.total_steps != total_steps:
-        raise CheckpointError(f"The checkpoint's run has {manifest.total_steps} steps, this one {total_steps}.")
+        raise CheckpointError(
+            f"The checkpoint's run has {manifest.total_steps} steps, this one {total_steps}; start a new run."
+        )
+
+
+def check_pins(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise CheckpointError where base model or numerical footing changed since the checkpoint."""
+    changed = _difference(before, now)
+    if changed:
+        text = f"{changed} was {before.get(changed)!r} and is {now.get(changed)!r}"
+        raise CheckpointError(f"The run cannot go on bit for bit: {text}; put it back, or start a new run.")
 
 
 def is_evaluated(checkpoint: Path) -> bool:
@@ -64,7 +85,7 @@ def adopt_checkpoint(source: Path, target: Path) -> SavedCheckpoint:
     if source.resolve() != target.resolve():
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial, copy_function=_link)
+        shutil.copytree(source, partial, copy_function=_link, ignore=shutil.ignore_patterns("KEEP"))
         partial.rename(target)
     digest = hashlib.sha256((target / MANIFEST).read_bytes()).hexdigest()
     size = sum(file.stat().st_size for file in target.iterdir())

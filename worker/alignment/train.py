@@ -10,15 +10,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.alignment.config import ConfigError, TrainSpec
-from worker.alignment.errors import Reason, SpecError, TrainingError, is_out_of_memory
+from worker.alignment.errors import Reason, SpecError, StopRequest, TrainingError, is_out_of_memory
 from worker.alignment.events import RunFinished
 from worker.alignment.reporters import JsonlReporter
+
+if TYPE_CHECKING:
+    from worker.alignment.checks import Checked
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,40 +28,34 @@ PR_SET_PDEATHSIG = 1
 def read_spec(path: Path) -> TrainSpec:
     """Raises SpecError with one line that names the field and the remedy."""
     try:
-        return TrainSpec.from_json(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SpecError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: must be an object, as TrainSpec.to_json() makes it")
+    try:
+        return TrainSpec.from_json(data)
     except ConfigError as error:
         raise SpecError(f"{path}: {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SpecError(f"{path}: is not a train spec: {error}") from error
 
 
-def run_spec(spec: TrainSpec, *, runner: Callable[..., RunFinished] | None = None) -> int:
+def run_spec(spec: TrainSpec) -> int:
     """Train one attempt in this process. Exit code: 0 succeeded or stopped, 1 failed; events say which and why.
 
-    Raises SpecError where the attempt's folder already has events.
+    Raises SpecError, with nothing written, where the spec cannot run: see checks.py.
     """
     stop = StopFlag()
     stop.install()
     die_with_parent()
+    checked = _check(spec, stop)
     try:
         reporter = JsonlReporter(spec.events_path)
-    except FileExistsError as error:
-        raise SpecError(
-            f"attempt_dir: {spec.attempt_dir} already holds an attempt; give each its own folder"
-        ) from error
     except OSError as error:
         raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
     try:
-        if runner is None:
-            from transformers.utils.logging import disable_progress_bar
-
-            from worker.alignment.trainer import train  # torch loads here, after the signal handlers stand
-
-            disable_progress_bar()  # stderr is for what went wrong
-            runner = train
-        finished = runner(spec, reporter, should_stop=stop)
+        finished = _run(spec, reporter, stop, checked)
     except Exception as error:
         traceback.print_exc()
         reason, message = classify(error)
@@ -71,6 +67,28 @@ def run_spec(spec: TrainSpec, *, runner: Callable[..., RunFinished] | None = Non
         print(finished.message, file=sys.stderr)
         return 1
     return 0
+
+
+def _check(spec: TrainSpec, stop: StopFlag) -> Checked | None:
+    """None where SIGTERM came before the snapshot was read."""
+    from transformers.utils.logging import disable_progress_bar  # torch loads here, after the signal handlers stand
+
+    from worker.alignment.checks import check_folders, check_spec
+
+    disable_progress_bar()  # stderr is for what went wrong
+    check_folders(spec)
+    try:
+        return check_spec(spec, should_stop=stop)
+    except StopRequest:
+        return None
+
+
+def _run(spec: TrainSpec, reporter: JsonlReporter, stop: StopFlag, checked: Checked | None) -> RunFinished:
+    if checked is None:
+        return RunFinished(status="stopped", message="Stopped before the first step.")
+    from worker.alignment.trainer import train
+
+    return train(spec, reporter, should_stop=stop, checked=checked)
 
 
 class StopFlag:

@@ -12,27 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from worker.alignment.batching import epoch_steps, num_steps_per_epoch
-from worker.alignment.checkpoints import (
-    Manifest,
-    SavedCheckpoint,
-    checkpoint_path,
-    restore_checkpoint,
-    restore_rng,
-    rng_state,
-    save_checkpoint,
-)
+from worker.alignment.checkpoints import Manifest, restore_checkpoint, restore_rng, rng_state
+from worker.alignment.checks import Checked, check_spec
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSpec
 from worker.alignment.data import heldout_rows
-from worker.alignment.dataset import IntArray
 from worker.alignment.errors import DivergedError, StopRequest
-from worker.alignment.events import CheckpointSaved, EvaluationResult, Progress, RunFinished, RunStarted
+from worker.alignment.events import EvaluationResult, Progress, RunFinished, RunStarted
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
 from worker.alignment.reporters import JsonlReporter
-from worker.alignment.resume import adopt_checkpoint, check_same_run, is_evaluated
+from worker.alignment.resume import check_pins, is_evaluated
+from worker.alignment.retention import Keeper
+from worker.alignment.sampler import Sampler
 from worker.alignment.schedule import learning_rate, total_steps
-from worker.alignment.step import StepResult, backward_step, step_metrics
+from worker.alignment.step import StepResult, StepSettings, backward_step, step_metrics
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
@@ -67,40 +60,49 @@ def train(
     *,
     evaluate: EvaluateFn | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    checked: Checked | None = None,
 ) -> RunFinished:
     """Run the spec to its end, or to the step at which ``should_stop`` turned true (a checkpoint is saved first).
 
     Every checkpoint that is due (each ``evaluation.interval_steps`` and the last) is evaluated by ``evaluate``, by
-    default the screen evaluation. Raises a TrainingError with a sentence for the user; the caller reports the end.
+    default the screen evaluation. Raises SpecError where the spec cannot run (``checked``: that was asked already) and
+    a TrainingError with a sentence for the user; the caller reports the end.
     """
     if evaluate is None:
         from worker.alignment.evaluation.screen import screen
 
         evaluate = screen
-    return Trainer(spec, reporter, evaluate, should_stop).run()
+    return Trainer(spec, checked or check_spec(spec), reporter, evaluate, should_stop).run()
 
 
 class Trainer:
     """State of one attempt."""
 
     def __init__(
-        self, spec: TrainSpec, reporter: JsonlReporter, evaluate: EvaluateFn, should_stop: Callable[[], bool]
+        self,
+        spec: TrainSpec,
+        checked: Checked,
+        reporter: JsonlReporter,
+        evaluate: EvaluateFn,
+        should_stop: Callable[[], bool],
     ) -> None:
         self.spec = spec
+        self.checked = checked
         self.config: AlignmentConfig = spec.config
-        self.attempt_dir = Path(spec.attempt_dir)
         self.report = reporter
+        self.keeper = Keeper(Path(spec.attempt_dir), spec.config.keep_best, reporter)
         self.evaluate_fn = evaluate
         self.should_stop = should_stop
         self.prepared: Prepared
         self.policy: Policy
+        self.settings: StepSettings
+        self.sampler: Sampler
         self.optimizer: torch.optim.AdamW
         self.step = 0
-        self.total = 0
+        self.total = total_steps(self.config, len(checked.units.units))
         self.saved_step = -1
         self.clamped_steps = 0
         self.bad_steps = 0
-        self._epoch = (-1, list[IntArray]())
 
     def run(self) -> RunFinished:
         try:
@@ -110,6 +112,7 @@ class Trainer:
                 if self._is_due(self.step):
                     self._save()
                     self._evaluate()
+                    self.keeper.tidy()
                 if self.should_stop() and self.step < self.total:
                     raise StopRequest
         except StopRequest:
@@ -121,9 +124,12 @@ class Trainer:
     # The start -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.prepared = prepare(self.spec, self.report, self._progress)
+        self.prepared = prepare(self.spec, self.checked, self.report, self._progress)
         self.policy = self.prepared.policy
-        self.total = total_steps(self.config, len(self.prepared.train.rows))
+        self.settings = self.prepared.settings
+        self.sampler = Sampler(
+            self.checked.train.rows, self.checked.units.units, self.config, packed=self.policy.path == "packed"
+        )
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
             lr=self.config.learning_rate,
@@ -132,28 +138,24 @@ class Trainer:
             weight_decay=self.config.weight_decay,
         )
         torch.manual_seed(self.config.seed)
-        if self.prepared.manifest is not None:
-            self._resume(self.prepared.manifest)
+        manifest = self.checked.manifest
+        if manifest is not None:
+            self._resume(manifest)
         self._tell_start()
-        if self.spec.resume_from is not None:
-            self._finish_interrupted_checkpoint(Path(self.spec.resume_from))
+        if manifest is not None:
+            self._finish_interrupted_checkpoint(Path(str(self.spec.resume_from)), manifest)
 
     def _resume(self, manifest: Manifest) -> None:
-        check_same_run(
-            manifest,
-            snapshot_hash=self.prepared.snapshot_hash,
-            pins=self.prepared.pins,
-            total_steps=self.total,
-        )
+        check_pins(manifest.pins, self.prepared.pins)
         restore_checkpoint(Path(str(self.spec.resume_from)), self.policy.model, self.optimizer)
         self.step = self.saved_step = manifest.step
         self.clamped_steps = int(manifest.progress["clamped_steps"])
         self.bad_steps = int(manifest.progress["bad_steps"])
 
-    def _finish_interrupted_checkpoint(self, source: Path) -> None:
+    def _finish_interrupted_checkpoint(self, source: Path, manifest: Manifest) -> None:
         """An attempt may have ended between saving and evaluating: the checkpoint is told of again and evaluated."""
         if self._is_due(self.step) and not is_evaluated(source):
-            self._tell_saved(adopt_checkpoint(source, checkpoint_path(self.attempt_dir, self.step)))
+            self.keeper.adopt(source, manifest)
             self._evaluate()
 
     def _tell_start(self) -> None:
@@ -161,16 +163,18 @@ class Trainer:
         started = RunStarted(
             total_steps=self.total,
             start_step=self.step,
-            num_train_rows=len(self.prepared.train.rows),
-            num_dev_rows=len(self.prepared.dev.rows),
-            num_skipped_rows=self.prepared.num_skipped,
+            num_train_rows=len(self.checked.train.rows),
+            num_dev_rows=len(self.checked.dev.rows),
+            num_skipped_rows=len(self.checked.train.skipped) + len(self.checked.dev.skipped),
             attention=self.policy.attention_words,
             precision=self.prepared.pins["dtype"],
             device=torch.cuda.get_device_name() if self.policy.device.type == "cuda" else "CPU",
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             num_trainable_parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
-            desirable_weight=self.config.desirable_weight,
-            undesirable_weight=self.config.undesirable_weight,
+            desirable_weight=self.settings.loss.desirable_weight,
+            undesirable_weight=self.settings.loss.undesirable_weight,
+            objective=self.config.objective,
+            num_units=len(self.checked.units.units),
         )
         self.report.emit("run_started", self.step, started)
 
@@ -178,14 +182,14 @@ class Trainer:
 
     def _train_step(self) -> None:
         began = time.monotonic()
-        batch = self.prepared.train.batch(self._rows_of(self.step))
+        batch = self.prepared.train.batch(self.sampler.units_of(self.step))
         rate = learning_rate(self.config, self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        result = backward_step(self.policy, batch, self.config)
+        result = backward_step(self.policy, batch, self.settings)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
-        self.clamped_steps += int(result.kl.raw < 0)
+        self.clamped_steps += int(result.kl is not None and result.kl.raw < 0)
         self.step += 1
         if result.bad_ids or not math.isfinite(norm):
             self._bad_step(result)
@@ -194,13 +198,14 @@ class Trainer:
         self.optimizer.step()
         seconds = time.monotonic() - began
         metrics = step_metrics(result, batch.labels) | {
-            "kl/clamp_rate": self.clamped_steps / self.step,
             "grad_norm": norm,
             "learning_rate": rate,
-            "epoch": self.step / self._steps_per_epoch,
+            "epoch": self.step / self.sampler.steps_per_epoch,
             "tokens_per_second": sum(len(x) for pair in batch.pairs for x in pair) / max(seconds, 1e-9),
             "memory_bytes": float(peak_memory(self.policy.device)),
         }
+        if result.kl is not None:
+            metrics["kl/clamp_rate"] = self.clamped_steps / self.step
         self.report.emit("metrics", self.step, metrics)
         self._progress("training", self.step, self.total)
 
@@ -215,19 +220,6 @@ class Trainer:
                 f"{self.bad_steps} steps in a row gave no finite number; lower the learning rate or raise beta."
             )
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        return num_steps_per_epoch(len(self.prepared.train.rows), self.config.batch_size)
-
-    def _rows_of(self, step: int) -> list[int]:
-        epoch, place = divmod(step, self._steps_per_epoch)
-        if self._epoch[0] != epoch:
-            labels = [row.label for row in self.prepared.train.rows]
-            steps = epoch_steps(labels, batch_size=self.config.batch_size, seed=self.config.seed, epoch=epoch)
-            self._epoch = (epoch, steps)
-        rows: list[int] = self._epoch[1][place].tolist()
-        return rows
-
     # Checkpoints and evaluation ------------------------------------------------------------------------------------
 
     def _is_due(self, step: int) -> bool:
@@ -240,24 +232,12 @@ class Trainer:
             step=self.step,
             total_steps=self.total,
             config=json.loads(json.dumps(self.config.to_json())),
-            snapshot_hash=self.prepared.snapshot_hash,
+            snapshot_hash=self.checked.snapshot_hash,
             pins=self.prepared.pins,
             progress={"clamped_steps": self.clamped_steps, "bad_steps": self.bad_steps},
         )
-        path = checkpoint_path(self.attempt_dir, self.step)
-        saved = save_checkpoint(path, manifest, self.policy.model, self.optimizer)
+        self.keeper.save(manifest, self.policy.model, self.optimizer)
         self.saved_step = self.step
-        self._tell_saved(saved)
-
-    def _tell_saved(self, saved: SavedCheckpoint) -> None:
-        told = CheckpointSaved(
-            step=self.step,
-            path=str(saved.path.relative_to(self.attempt_dir)),
-            size_bytes=saved.size_bytes,
-            manifest_sha256=saved.manifest_sha256,
-            is_last=self.step == self.total,
-        )
-        self.report.emit("checkpoint_saved", self.step, told)
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it stands and leave no trace in it: random states are put back."""
@@ -275,7 +255,7 @@ class Trainer:
                 settings=self.config.evaluation,
                 step=self.step,
                 reference_cache=Path(self.spec.cache_dir) / "samples",
-                attempt_dir=self.attempt_dir,
+                attempt_dir=Path(self.spec.attempt_dir),
                 reference_key=self.prepared.reference_key,
                 on_progress=lambda done, total: self._progress("evaluating", done, total),
             )
@@ -283,6 +263,7 @@ class Trainer:
             restore_rng(before)
             self.policy.model.eval()
         self.report.emit("evaluation_finished", self.step, result)
+        self.keeper.evaluated(self.step, result)
 
     def _progress(self, phase: Phase, done: int, total: int) -> None:
         """Tell, and leave where the phase can be left: nothing is lost before the first step or inside an evaluation."""
