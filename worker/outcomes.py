@@ -11,6 +11,21 @@ from app.models import RunStatus
 OUT_OF_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "can't allocate memory", "std::bad_alloc")
 
 
+REFUSED = 2
+"""Exit code of a trainer that refused its spec: nothing was written, the last line names the field and the remedy."""
+MODEL_FIELDS = {
+    "base_model",
+    "model_path",
+    "tokenizer",
+    "chat_template",
+    "init_adapter",
+    "reference",
+    "lora",
+    "quantization",
+}
+DATA_FIELDS = {"snapshot", "snapshot_dir", "train", "dev", "max_length", "long_rows", "allow_incomplete", "objective"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     status: Literal[RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.FAILED, RunStatus.INTERRUPTED]
@@ -43,6 +58,8 @@ def classify_death(exit_code: int, log: str) -> Outcome:
     """A trainer that ended without telling how."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
+    if exit_code == REFUSED and last:
+        return Outcome(status=RunStatus.FAILED, reason=_refused_by(last), message=last)
     if any(words in log.lower() for words in OUT_OF_MEMORY_WORDS):
         return Outcome(status=RunStatus.FAILED, reason="out_of_memory", message=last)
     if exit_code == -signal.SIGKILL:
@@ -53,3 +70,9 @@ def classify_death(exit_code: int, log: str) -> Outcome:
     else:
         ended = f"The trainer ended with code {exit_code} without a word."
     return Outcome(status=RunStatus.FAILED, reason="unknown", message=f"{ended} {last}".strip())
+
+
+def _refused_by(message: str) -> str:
+    """The reason that a message such as ``snapshot_dir: the train split is empty`` stands for."""
+    field = message.partition(":")[0].partition(".")[0].strip()
+    return "model" if field in MODEL_FIELDS else "data" if field in DATA_FIELDS else "unknown"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.core.db import session_scope
 from app.core.errors import InvalidError, UnavailableError
 from app.core.storage import artifact_path, require_free_space
 from app.models import Run
 from app.runs.base_models import find_base_model
 from app.runs.service import attempt_folder
+from app.runs.starts import find_start
 from worker.alignment.checkpoints import latest_valid_checkpoint
 from worker.alignment.config import AlignmentConfig, ConfigError, TrainSpec
 from worker.event_file import EventFile
@@ -38,7 +40,7 @@ def prepare(run: Run) -> Prepared:
     """Write the attempt's spec. ``run`` was just claimed, its snapshot is loaded. Raises PreparationError."""
     attempt_dir = attempt_folder(run.id, run.attempt)
     try:
-        config = AlignmentConfig.from_json(run.config)
+        config = _with_adapter(run, AlignmentConfig.from_json(run.config))
         model = find_base_model(config.base_model)
         require_free_space(attempt_dir, NEEDED_BYTES)
         attempt_dir.mkdir(parents=True)
@@ -58,7 +60,7 @@ def prepare(run: Run) -> Prepared:
     except ConfigError as error:
         raise PreparationError("data", f"The settings are not valid: {error}") from error
     except InvalidError as error:
-        raise PreparationError("model", error.fields.get("base_model", error.message)) from error
+        raise PreparationError("model", next(iter(error.fields.values()), error.message)) from error
     except UnavailableError as error:
         raise PreparationError("disk_full", error.message) from error
     except FileExistsError as error:
@@ -67,6 +69,13 @@ def prepare(run: Run) -> Prepared:
     except OSError as error:
         raise PreparationError("unknown", f"The folder {attempt_dir} cannot be written: {error.strerror}.") from error
     return Prepared(attempt_dir, spec_file, resume_from)
+
+
+def _with_adapter(run: Run, config: AlignmentConfig) -> AlignmentConfig:
+    """The version to start from as the folder of its checkpoint, which the trainer can read."""
+    with session_scope() as db:
+        start = find_start(db, run.project_id, config)
+        return replace(config, init_adapter=str(artifact_path(start.checkpoint.path))) if start else config
 
 
 def snapshot_folder(path: str) -> Path:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
@@ -91,15 +91,23 @@ class Recorder:
             lifecycle.mark_running(db, run.id, attempt)
         elif event.kind == "checkpoint_saved":
             save_checkpoint(db, run, event, attempt, attempt_dir)
+        elif event.kind == "checkpoint_removed":
+            note_removal(db, run, event, attempt_dir)
         elif event.kind == "evaluation_finished":
             save_evaluation(db, run, event, attempt_dir)
 
 
 def save_checkpoint(db: Session, run: Run, event: Event, attempt: int, attempt_dir: Path) -> None:
-    """Only with the manifest that the trainer told of; a later attempt's checkpoint of the same step takes its place."""
+    """Only with the manifest that the trainer told of; a later attempt's checkpoint of the same step takes its place.
+
+    One that the keep policy has removed before this was read is noted as such: its evaluation follows.
+    """
     folder = attempt_dir / event.data["path"]
+    removed_at = None
     try:
         digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        digest, removed_at = event.data["manifest_sha256"], datetime.fromisoformat(event.at)
     except OSError as error:
         log.warning("Checkpoint %s of %s is not taken: %s", event.step, run.name, error)
         return
@@ -112,6 +120,7 @@ def save_checkpoint(db: Session, run: Run, event: Event, attempt: int, attempt_d
         "manifest_sha256": digest,
         "size_bytes": event.data["size_bytes"],
         "is_last": event.data["is_last"],
+        "removed_at": removed_at,
     }
     statement = insert(Checkpoint).values(project_id=run.project_id, run_id=run.id, step=event.data["step"], **values)
     db.execute(
@@ -119,6 +128,13 @@ def save_checkpoint(db: Session, run: Run, event: Event, attempt: int, attempt_d
             index_elements=["run_id", "step"], set_=values, where=Checkpoint.attempt <= attempt
         )
     )
+
+
+def note_removal(db: Session, run: Run, event: Event, attempt_dir: Path) -> None:
+    """The files went by the keep policy. An attempt speaks for its own folder alone: another's row stays as it is."""
+    path = str((attempt_dir / event.data["path"]).absolute().relative_to(artifacts_root()))
+    where = (Checkpoint.run_id == run.id, Checkpoint.step == event.data["step"], Checkpoint.path == path)
+    db.execute(update(Checkpoint).where(*where).values(removed_at=datetime.fromisoformat(event.at)))
 
 
 def save_evaluation(db: Session, run: Run, event: Event, attempt_dir: Path) -> None:

@@ -123,6 +123,8 @@ class Checkpoint(Base):
     manifest_sha256: Mapped[str] = mapped_column(Text)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     is_last: Mapped[bool] = mapped_column(server_default=text("false"))
+    removed_at: Mapped[datetime | None]
+    """Its files went by the run's keep policy; what was measured of it stays."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -11,7 +11,7 @@ from app.evaluations.words import diversity_sentence, ranking_sentence, spoken
 from app.models import Evaluation, ModelVersion, Project
 from app.registry.gates import Gate, summary_of
 from app.registry.service import base_model_label
-from app.web.formats import DASH, day, num, pct, signed
+from app.web.formats import DASH, day, num, objective, pct, signed
 
 _STATES = {"pass": "pass", "fail": "fail", "missing": "not enough evidence"}
 _METRICS = {
@@ -68,7 +68,8 @@ def _details(project: Project, version: ModelVersion) -> str:
     rows = [
         ["Project", code(project.name)],
         ["Base model", code(base_model_label(version.run))],
-        ["Method", f"{version.run.objective.upper()}, beta {config.get('beta', 'default')}"],
+        ["Method", f"{objective(version.run.objective)}, beta {config.get('beta', 'default')}"],
+        ["Started from", _start(config)],
         ["Run", f"{code(version.run.name)}, step {num(version.checkpoint.step)} of {num(version.run.total_steps)}"],
         ["Adapter", f"LoRA, rank {lora.get('r', 'default')}, alpha {lora.get('alpha', 'default')}"],
         ["Learning rate", str(config.get("learning_rate", "default"))],
@@ -78,6 +79,13 @@ def _details(project: Project, version: ModelVersion) -> str:
     ]
     note = f"\n\n{version.note}" if version.note else ""
     return f"# {code(project.name)} v{version.number}{note}\n\n## Details\n\n{_table(['What', 'Value'], rows)}"
+
+
+def _start(config: dict[str, Any]) -> str:
+    if not config.get("init_adapter"):
+        return "the base model, which is the reference"
+    reference = "it is the reference too" if config["reference"] == "adapter" else "the base model is the reference"
+    return f"{config['init_adapter']}; {reference}"
 
 
 def _training_data(version: ModelVersion) -> str:

@@ -17,6 +17,7 @@ from app.core.errors import NotFoundError, UnavailableError
 from app.core.queue import enqueue
 from app.core.storage import artifact_path
 from app.models import Export, ModelVersion, User
+from app.registry.keeping import keep_files
 
 KINDS = {"adapter": "Adapter", "merged": "Merged model"}
 OPEN = ("queued", "running")
@@ -26,9 +27,13 @@ _BLOCK = 512
 
 
 def request_export(db: Session, *, version: ModelVersion, kind: str, user: User | None) -> Export:
-    """Queue an export. One that is ready or under way stays; a refused or failed one is tried again."""
+    """Queue an export. One that is ready or under way stays; a refused or failed one is tried again.
+
+    Raises ConflictError where the files of the version's checkpoint are gone.
+    """
     if kind not in KINDS:
         raise NotFoundError("There is no such export.")
+    keep_files(version.checkpoint)
     fresh: dict[str, Any] = {
         "status": "queued",
         "message": "",

@@ -14,6 +14,7 @@ from app.core.errors import InvalidError, NotFoundError
 from app.core.pagination import Page, page_of
 from app.models import Alias, AuditEntry, Checkpoint, Evaluation, ModelVersion, Project, Run, User
 from app.registry.gates import Gate, failed, gates_of
+from app.registry.keeping import keep_files
 
 PRODUCTION = "production"
 VERSIONS_PER_PAGE = 25
@@ -36,7 +37,10 @@ def _lock_project(db: Session, project: Project) -> None:
 def make_version(
     db: Session, *, project: Project, checkpoint_id: int, user: User | None, note: str = ""
 ) -> ModelVersion:
-    """The version of a checkpoint; made once, found again afterwards. Raises NotFoundError across projects."""
+    """The version of a checkpoint; made once, found again afterwards.
+
+    Raises NotFoundError across projects, ConflictError where the checkpoint's files are gone.
+    """
     checkpoint = db.scalar(
         select(Checkpoint).where(Checkpoint.project_id == project.id, Checkpoint.id == checkpoint_id)
     )
@@ -48,6 +52,7 @@ def make_version(
     )
     if existing is not None:
         return existing
+    keep_files(checkpoint)
     last = db.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.project_id == project.id)) or 0
     version = ModelVersion(
         project_id=project.id,
@@ -138,7 +143,8 @@ def previous_version(db: Session, project_id: int, holder: ModelVersion) -> Mode
 def promote(db: Session, *, project: Project, number: int, user: User | None, reason: str = "") -> Alias:
     """Point ``production`` at the version; promoting an older one is the rollback.
 
-    Raises InvalidError for the field ``reason`` when a gate fails and none is given. Repeating it changes nothing.
+    Raises InvalidError for the field ``reason`` when a gate fails and none is given, ConflictError where the files of
+    its checkpoint are gone. Repeating it changes nothing.
     """
     reason = reason.strip()
     if len(reason) > MAX_REASON_CHARS:
@@ -157,6 +163,7 @@ def promote(db: Session, *, project: Project, number: int, user: User | None, re
             "A gate fails, so the promotion needs a reason.",
             fields={"reason": f"Say why v{number} may serve although this fails: {names}."},
         )
+    keep_files(version.checkpoint)
     _move(db, version, user)
     _audit(db, version, holder.version if holder else None, gates, user, reason)
     db.expire_all()

@@ -7,7 +7,21 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.core.errors import InvalidError
-from worker.alignment.config import AlignmentConfig, ConfigError, EvaluationSettings, LoraSettings
+from worker.alignment.config import (
+    AlignmentConfig,
+    Attention,
+    Checkpointing,
+    ConfigError,
+    EvaluationSettings,
+    KlScope,
+    LongRows,
+    LoraSettings,
+    Objective,
+    Precision,
+    Quantization,
+    Reference,
+    Schedule,
+)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -45,6 +59,7 @@ NESTED = {
         "dropout": "lora_dropout",
         "target_modules": "lora_targets",
         "rslora": "lora_rslora",
+        "dora": "lora_dora",
     },
     "evaluation": {
         name: name
@@ -61,6 +76,23 @@ NESTED = {
     },
 }
 """Fields of the config's inner parts -> fields of the form."""
+OBJECTIVES = (
+    ("kto", "KTO", "Every rated answer counts by itself; the loss saturates around a reference point."),
+    (
+        "apo_zero_unpaired",
+        "APO-zero, unpaired",
+        "As KTO, with the reference point fixed at 0 and no pass to estimate it.",
+    ),
+    (
+        "dpo",
+        "DPO baseline",
+        "Pairs of a desirable and an undesirable answer to one prompt; all other rows are left out.",
+    ),
+    ("sft", "SFT", "Imitates the desirable answers; the undesirable ones are not used."),
+)
+"""(value, name, what it does in a sentence)."""
+ALWAYS = {"allow_incomplete": True}
+"""Whoever launches has seen the preflight: a missing class is an error there and an empty dev split a warning."""
 
 
 class LaunchForm(BaseModel):
@@ -71,9 +103,13 @@ class LaunchForm(BaseModel):
     preset: Literal["quick", "standard", "careful"] = "standard"
     base_model: str = ""
     snapshot_id: int = 0
+    objective: Objective = "kto"
+    init_adapter: str = Field("", max_length=20)
+    """Empty for the base model, or a version of the project such as ``v3``; the worker makes it a folder."""
+    reference: Reference = ""
     beta: float = 0.1
     desirable_weight: float | None = None
-    """None: as advised for the snapshot's train split."""
+    """None: from the rows that the run trains on."""
     undesirable_weight: float | None = None
     learning_rate: float = 5e-5
     num_epochs: float = 1.0
@@ -84,6 +120,7 @@ class LaunchForm(BaseModel):
     lora_dropout: float = 0.0
     lora_targets: str = "all-linear"
     lora_rslora: bool = False
+    lora_dora: bool = False
     interval_steps: int = 50
     samples_per_prompt: int = 4
     prompts_per_category: int = 2
@@ -93,7 +130,7 @@ class LaunchForm(BaseModel):
     top_p: float = 1.0
     word_limit: int = 100
     seed: int = 0
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -102,8 +139,17 @@ class LaunchForm(BaseModel):
     max_grad_norm: float = 1.0
     max_length: int = 2048
     tokens_per_microbatch: int = 16384
-    attention: Literal["auto", "flash", "varlen", "sdpa", "eager"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    long_rows: LongRows = "skip"
+    kl_scope: KlScope = "step"
+    bucket_steps: int = 0
+    share_prefixes: bool = True
+    checkpointing: Checkpointing = "auto"
+    memory_limit_gib: float = 0.0
+    compile: bool = False
+    quantization: Quantization = "none"
+    keep_best: int = 3
+    attention: Attention = "auto"
+    precision: Precision = "auto"
     num_threads: int = Field(0, ge=0, le=1024)
     launch_key: str = Field("", max_length=100)
 
@@ -126,15 +172,14 @@ class LaunchForm(BaseModel):
         values["lora_targets"] = ", ".join(config.lora.target_modules)
         return cls(snapshot_id=snapshot_id, **values)
 
-    def to_config(self, *, base_model: str, advised: tuple[float, float]) -> AlignmentConfig:
-        """``base_model`` is resolved; ``advised`` fills weights left empty. Raises InvalidError with form field names."""
+    def to_config(self, *, base_model: str) -> AlignmentConfig:
+        """``base_model`` is resolved. Raises InvalidError with form field names."""
+        if self.init_adapter and not self.reference:
+            needed = "choose whether the reference is the base model or the version as it is"
+            raise InvalidError("Some values do not fit.", fields={"reference": needed})
         chosen = self.model_dump()
-        plain = {name: chosen[name] for name in AlignmentConfig.__dataclass_fields__ if name in chosen}
-        plain |= {
-            "base_model": base_model,
-            "desirable_weight": advised[0] if self.desirable_weight is None else self.desirable_weight,
-            "undesirable_weight": advised[1] if self.undesirable_weight is None else self.undesirable_weight,
-        }
+        plain = {name: chosen[name] for name in AlignmentConfig.__dataclass_fields__ if name in chosen} | ALWAYS
+        plain |= {"base_model": base_model, "reference": self.reference if self.init_adapter else ""}
         targets = tuple(name for name in self.lora_targets.replace(",", " ").split() if name)
         try:
             lora = LoraSettings(

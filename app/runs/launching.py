@@ -13,13 +13,15 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidError, NotFoundError
 from app.datasets.service import find_snapshot
 from app.models import Project, Run, Snapshot, User
-from app.runs import preflight, service
+from app.runs import preflight, service, starts
 from app.runs.base_models import BaseModel, find_base_model, list_base_models
-from app.runs.forms import PRESET_WORDS, PRESETS, LaunchForm
+from app.runs.forms import ALWAYS, OBJECTIVES, PRESET_WORDS, PRESETS, LaunchForm
 from app.settings import get_settings
 from worker.alignment.config import AlignmentConfig, ConfigError
 
 DEFAULT_LENGTH = 2048
+FROM_DATA = "from the data"
+"""Of class weights that nobody has set."""
 
 
 def start_form(db: Session, project: Project, *, source: Run | None, snapshot_id: int | None) -> LaunchForm:
@@ -44,6 +46,9 @@ def choices(db: Session, project: Project, source: Run | None) -> dict[str, Any]
     return {
         "snapshots": service.list_snapshots(db, project),
         "models": list_base_models(),
+        "objectives": [(value, name) for value, name, _ in OBJECTIVES],
+        "objective_hints": {value: sentence for value, _, sentence in OBJECTIVES},
+        "starts": [starts.choice(version) for version in starts.list_starts(db, project)],
         "allow_hub": get_settings().allow_hub_models,
         "presets": [(name, *PRESET_WORDS[name], json.dumps(PRESETS[name])) for name in PRESETS],
         "source": source,
@@ -62,8 +67,8 @@ def resolve(db: Session, project: Project, form: LaunchForm) -> tuple[Snapshot, 
     except NotFoundError as error:
         raise InvalidError("No snapshot.", fields={"snapshot_id": "choose a frozen snapshot"}) from error
     model = find_base_model(form.base_model)
-    advice = preflight.advised(snapshot)
-    config = form.to_config(base_model=model.name, advised=(advice.desirable, advice.undesirable))
+    config = form.to_config(base_model=model.name)
+    starts.find_start(db, project.id, config)
     return snapshot, model, config
 
 
@@ -99,8 +104,8 @@ def launch_by_names(
         raise NotFoundError(f"There is no project {project}.")
     frozen = find_snapshot(db, found, snapshot)
     model = find_base_model(base_model)
-    advice = preflight.advised(frozen)
-    config = config_from_words(model.name, (advice.desirable, advice.undesirable), changes)
+    config = config_from_words(model.name, changes)
+    starts.find_start(db, found.id, config)
     result = preflight.check(db, frozen, model, config)
     _refuse(result)
     key = launch_key or secrets.token_urlsafe(16)
@@ -122,14 +127,14 @@ def config_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in config.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         for part, item in inner:
-            text = ", ".join(item) if isinstance(item, tuple | list) else str(item)
+            text = ", ".join(item) if isinstance(item, tuple | list) else FROM_DATA if item is None else str(item)
             rows.append((f"{name}.{part}" if part else name, text))
     return rows
 
 
 def equivalent_command(project: Project, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> str:
     """`kto launch` with what differs from the defaults."""
-    default = dict(config_rows(AlignmentConfig(base_model=model.name).to_json()))
+    default = dict(config_rows(config_from_words(model.name, []).to_json()))
     changed = [(name, text) for name, text in config_rows(config.to_json()) if default[name] != text]
     lines = [
         f"kto launch --project {shlex.quote(project.slug)} --snapshot {snapshot.content_hash[:12]}",
@@ -139,9 +144,9 @@ def equivalent_command(project: Project, snapshot: Snapshot, model: BaseModel, c
     return " \\\n  ".join(lines)
 
 
-def config_from_words(base_model: str, advised: tuple[float, float], changes: list[str]) -> AlignmentConfig:
+def config_from_words(base_model: str, changes: list[str]) -> AlignmentConfig:
     """From ``name=value`` texts with dotted names, as on the command line. Raises InvalidError naming the setting."""
-    data = AlignmentConfig(base_model=base_model, desirable_weight=advised[0], undesirable_weight=advised[1]).to_json()
+    data = AlignmentConfig(base_model=base_model).to_json() | ALWAYS
     for change in changes:
         name, _, text = change.partition("=")
         part, _, inner = name.strip().partition(".")
@@ -160,7 +165,9 @@ def _typed(name: str, text: str, default: Any) -> Any:
         return text.casefold() in {"1", "true", "yes"}
     if isinstance(default, tuple | list):
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    if default is None and text in {"", FROM_DATA}:
+        return None
     try:
-        return type(default)(text)
+        return float(text) if default is None else type(default)(text)
     except ValueError as error:
         raise InvalidError("A setting does not fit.", fields={name: f"{text!r} is no number"}) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,28 +13,18 @@ from sqlalchemy.orm import Session
 from app.core.storage import artifact_path, artifacts_root
 from app.models import Snapshot, Worker
 from app.runs.base_models import BaseModel
+from app.runs.data_findings import about_data, about_weights, advised, num_rows, num_units, steps_of
+from app.runs.findings import Finding
 from app.runs.snapshot_facts import SnapshotFacts, snapshot_facts
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.estimate import DataSize, DeviceKind, RunEstimate, estimate_run
-from worker.alignment.weights import HIGH, LOW, ClassWeights, advised_weights, weight_ratio, within_advice
+from worker.alignment.weights import ClassWeights
 
-SMALL_CLASS = 50
-"""Fewer labels of a class than this give evaluations that cannot tell much."""
 USUAL_LEARNING_RATE = (5e-7, 1e-3)
 """The paper's 5e-7 … 5e-6 is for full fine-tuning; LoRA is trained with 10 to 100 times that."""
 MIN_FREE_BYTES, LOW_FREE_BYTES = 256 * 2**20, 2 * 2**30
 HEARD_SECONDS = 30
 MEMORY_LIMIT = 0.92
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    level: Literal["error", "warning", "ok"]
-    code: str
-    text: str
-    remedy: str = ""
-    field: str = ""
-    """The form's field that mends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +41,8 @@ class Device:
 class Preflight:
     findings: list[Finding]
     advised: ClassWeights
+    has_class_weights: bool = True
+    """False for the objectives without: DPO and SFT."""
     num_steps: int = 0
     estimate: RunEstimate | None = None
     """None where the model's shape is unknown here: a hub id."""
@@ -66,21 +57,6 @@ class Preflight:
         return [finding for finding in self.findings if finding.level == "warning"]
 
 
-def train_counts(snapshot: Snapshot) -> tuple[int, int]:
-    """(desirable, undesirable) rows of the train split."""
-    counts = snapshot.counts.get("train", {})
-    return int(counts.get("desirable", 0)), int(counts.get("undesirable", 0))
-
-
-def advised(snapshot: Snapshot) -> ClassWeights:
-    return advised_weights(*train_counts(snapshot))
-
-
-def steps_of(config: AlignmentConfig, num_rows: int) -> int:
-    per_epoch = max(1, math.ceil(num_rows / config.batch_size))
-    return config.max_steps or max(1, math.ceil(per_epoch * config.num_epochs))
-
-
 def check(db: Session, snapshot: Snapshot, model: BaseModel, config: AlignmentConfig) -> Preflight:
     folder = artifact_path(snapshot.path)
     if not (folder / "train.jsonl").is_file():
@@ -91,21 +67,29 @@ def check(db: Session, snapshot: Snapshot, model: BaseModel, config: AlignmentCo
         return Preflight(findings=[missing], advised=advised(snapshot))
     facts = snapshot_facts(str(folder))
     device = likely_device(db)
-    estimate = estimate_of(model, config, facts.data_size(sum(train_counts(snapshot))), device)
+    estimate = estimate_of(model, config, facts.data_size(num_rows(snapshot, config)), device)
     findings = [
         *_about_model(model),
-        *_about_data(snapshot, facts, config),
-        *_about_weights(snapshot, config),
+        *about_data(snapshot, facts, config),
+        *about_weights(snapshot, config),
         *_about_length(facts, model, config),
         *_about_optimiser(config),
+        *_about_device(config, device),
         *_about_memory(estimate, device),
         *_about_disk(),
         *_about_workers(device),
     ]
     order = {"error": 0, "warning": 1, "ok": 2}
     findings.sort(key=lambda finding: order[finding.level])
-    steps = steps_of(config, sum(train_counts(snapshot)))
-    return Preflight(findings=findings, advised=advised(snapshot), num_steps=steps, estimate=estimate, device=device)
+    steps = steps_of(config, num_units(snapshot, config))
+    return Preflight(
+        findings=findings,
+        advised=advised(snapshot),
+        has_class_weights=config.objective not in {"dpo", "sft"},
+        num_steps=steps,
+        estimate=estimate,
+        device=device,
+    )
 
 
 def likely_device(db: Session) -> Device | None:
@@ -124,8 +108,10 @@ def estimate_of(model: BaseModel, config: AlignmentConfig, size: DataSize, devic
     if model.config is None:
         return None
     kind: DeviceKind = device.kind if device else "cpu"
+    cores = device.num_cores if device else 1
+    limit = round(device.memory_bytes * MEMORY_LIMIT) if device else None
     try:
-        return estimate_run(model.config, config, size, device=kind, num_cores=device.num_cores if device else 1)
+        return estimate_run(model.config, config, size, device=kind, num_cores=cores, limit_bytes=limit)
     except ValueError:  # a shape that the estimate does not know: the run itself may still know it
         return None
 
@@ -141,42 +127,6 @@ def _about_model(model: BaseModel) -> list[Finding]:
     return [
         Finding(level="ok", code="model", text=f"{model.label}: safetensors, tokenizer and chat template are there")
     ]
-
-
-def _about_data(snapshot: Snapshot, facts: SnapshotFacts, config: AlignmentConfig) -> list[Finding]:
-    desirable, undesirable = train_counts(snapshot)
-    if desirable == 0 or undesirable == 0:
-        present = "undesirable" if desirable == 0 else "desirable"
-        text = f"Every label of the training split is {present}. KTO needs both classes."
-        remedy = "Collect or import labels of the other class, then freeze a new snapshot."
-        return [Finding(level="error", code="one_class", text=text, remedy=remedy, field="snapshot_id")]
-    found = [Finding(level="ok", code="both_classes", text=f"{desirable:,} desirable and {undesirable:,} undesirable")]
-    rarer = "desirable" if desirable < undesirable else "undesirable"
-    if min(desirable, undesirable) < SMALL_CLASS:
-        text = f"Only {min(desirable, undesirable)} {rarer} labels to train on; results will be uncertain."
-        remedy = f"Collect at least {SMALL_CLASS} of each class."
-        found.append(Finding(level="warning", code="small_class", text=text, remedy=remedy, field="snapshot_id"))
-    if config.batch_size > desirable + undesirable:
-        text = f"A step takes {config.batch_size} rows, but the training split has {desirable + undesirable}."
-        found.append(Finding(level="warning", code="large_batch", text=text, remedy="Lower it.", field="batch_size"))
-    if facts.dev_prompts_with_both == 0:
-        text = "No prompt of the dev split has both a desirable and an undesirable completion."
-        remedy = "AUC within prompt cannot be measured; the pooled AUC is confounded by the prompt."
-        found.append(Finding(level="warning", code="no_mixed_prompts", text=text, remedy=remedy, field="snapshot_id"))
-    return found
-
-
-def _about_weights(snapshot: Snapshot, config: AlignmentConfig) -> list[Finding]:
-    desirable, undesirable = train_counts(snapshot)
-    ratio = weight_ratio(desirable, undesirable, config.desirable_weight, config.undesirable_weight)
-    if ratio is None:
-        return []
-    if within_advice(ratio):
-        return [Finding(level="ok", code="weights", text=f"Class weights balance the labels ({ratio:.2f})")]
-    advice = advised(snapshot)
-    text = f"The weighted ratio of the classes is {ratio:.2f}; {LOW:g} to {HIGH:.2f} is advised."
-    remedy = f"Use {advice.desirable:g} for desirable and {advice.undesirable:g} for undesirable."
-    return [Finding(level="warning", code="weights_outside", text=text, remedy=remedy, field="undesirable_weight")]
 
 
 def _about_length(facts: SnapshotFacts, model: BaseModel, config: AlignmentConfig) -> list[Finding]:
@@ -214,6 +164,14 @@ def _about_disk() -> list[Finding]:
     level: Literal["error", "warning"] = "error" if free < MIN_FREE_BYTES else "warning"
     remedy = "Free some space: a run that cannot save its checkpoints fails."
     return [Finding(level=level, code="disk_low", text=text, remedy=remedy)]
+
+
+def _about_device(config: AlignmentConfig, device: Device | None) -> list[Finding]:
+    if config.quantization == "none" or device is None or device.kind == "cuda":
+        return []
+    text = f"A 4-bit base needs CUDA, but the worker has {device.name}."
+    remedy = "Take the base weights as they are."
+    return [Finding(level="error", code="needs_cuda", text=text, remedy=remedy, field="quantization")]
 
 
 def _about_memory(estimate: RunEstimate | None, device: Device | None) -> list[Finding]:

@@ -73,7 +73,7 @@ def launch(
 def _next_name(db: Session, project: Project, objective: str) -> str:
     number = func.substring(Run.name, r"\d+$")
     last = db.scalar(select(func.max(cast(number, Integer))).where(Run.project_id == project.id))
-    return f"{objective}-{(last or 0) + 1:04d}"
+    return f"{objective.partition('_')[0]}-{(last or 0) + 1:04d}"
 
 
 def get_run(db: Session, project: Project, run_id: int) -> Run:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.core.ids import content_hash
 from worker.alignment.estimate import DataSize
 
 SAMPLED_ROWS = 5000
@@ -18,6 +19,7 @@ SAMPLED_ROWS = 5000
 class SnapshotFacts:
     """Read once from the files of an immutable snapshot."""
 
+    num_dev_rows: int
     dev_prompts_with_both: int
     characters: tuple[int, ...]
     """Prompt and completion together, of up to SAMPLED_ROWS training rows."""
@@ -45,14 +47,39 @@ def snapshot_facts(folder: str) -> SnapshotFacts:
     """A snapshot's folder is immutable and named by its content, so its facts are kept."""
     train, dev = Path(folder) / "train.jsonl", Path(folder) / "dev.jsonl"
     labels: dict[str, set[bool]] = defaultdict(set)
-    for row in _rows(dev) if dev.is_file() else []:
+    dev_rows = _rows(dev) if dev.is_file() else []
+    for row in dev_rows:
         labels[json.dumps(row["prompt"], sort_keys=True)].add(bool(row["label"]))
     both = sum(len(found) == 2 for found in labels.values())
     rows = _rows(train, SAMPLED_ROWS)
     return SnapshotFacts(
+        num_dev_rows=len(dev_rows),
         dev_prompts_with_both=both,
         characters=tuple(_characters(row["prompt"]) + _characters(row["completion"]) for row in rows),
         completion_characters=sum(_characters(row["completion"]) for row in rows),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """What DPO makes of a training split."""
+
+    num_pairs: int
+    """Of each prompt with both labels: the longer side once, the shorter one in turn."""
+    num_left_out: int
+    """Rows whose prompt lacks a label."""
+
+
+@lru_cache(maxsize=32)
+def pair_facts(folder: str) -> PairFacts:
+    """Counted over all training rows. A snapshot never holds one completion of a prompt twice."""
+    sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    with (Path(folder) / "train.jsonl").open(encoding="utf-8") as stream:
+        for row in map(json.loads, stream):
+            sides[content_hash(row["prompt"])][row["label"]] += 1
+    return PairFacts(
+        num_pairs=sum(max(side) for side in sides.values() if all(side)),
+        num_left_out=sum(sum(side) for side in sides.values() if not all(side)),
     )
 
 

@@ -18,7 +18,7 @@ from app.web.templating import render_to_string
 
 BATCH = 500
 HEAD_KINDS = {"state", "run_started"}
-CHECKPOINT_KINDS = {"checkpoint_saved", "evaluation_finished"}
+CHECKPOINT_KINDS = {"checkpoint_saved", "checkpoint_removed", "evaluation_finished"}
 
 
 @dataclass(frozen=True, slots=True)

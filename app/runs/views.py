@@ -55,6 +55,7 @@ def live_context(db: Session, run: Run) -> dict[str, Any]:
         "checkpoint_rows": rows,
         "planned": planned_checkpoints(run),
         "saved": len(rows),
+        "kept_step": next((row.checkpoint.step for row in rows if row.checkpoint.removed_at is None), None),
         "progress_words": words.progress_words(run.summary.get("progress")),
         "place": service.queue_place(db, run) if run.status == "queued" else 0,
         "workers": heard_workers(db) if run.status == "queued" else 0,

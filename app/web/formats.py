@@ -127,7 +127,16 @@ def codes(text: str | None) -> Markup:
     return Markup("".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts)))  # noqa: S704 - escaped above
 
 
+OBJECTIVES = {"kto": "KTO", "apo_zero_unpaired": "APO-zero", "dpo": "DPO", "sft": "SFT"}
+
+
+def objective(name: str) -> str:
+    """What a run optimises, in few letters: "KTO"; a name that is not known stays as it is."""
+    return OBJECTIVES.get(name, name)
+
+
 FILTERS = {
+    "objective": objective,
     "codes": codes,
     "num": num,
     "pct": pct,

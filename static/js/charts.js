@@ -116,6 +116,7 @@ class Curve {
     this.margin = data.margin === undefined ? null : Number(data.margin);
     this.evaluated = data.evals !== undefined;
     this.signed = data.signed !== undefined;
+    this.optional = data.optional !== undefined;
   }
 
   colour(index) { return colourOf(this.colours[index % this.colours.length]); }
@@ -146,6 +147,7 @@ class Curve {
   update() {
     const columns = this.columns();
     const some = columns.slice(1).some((column) => column.some((value) => value != null));
+    this.element.hidden = this.optional && !some && this.parent.data.x.length > 0;
     if (!some) { this.empty("No figures yet"); return; }
     if (!this.plot) this.build(columns);
     else if (this.zoomed) {

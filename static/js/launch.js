@@ -17,8 +17,30 @@ class Launch {
         if (field) field.value = value;
       }
     }
+    this.explain(event.target);
+    this.offerStarts();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.check(), WAIT_MS);
+  }
+
+  /** The sentence under a choice whose values have one each. */
+  explain(field) {
+    const hint = field.dataset.hints && document.getElementById(`${field.name}-h`);
+    if (hint) hint.textContent = JSON.parse(field.dataset.hints)[field.value];
+  }
+
+  /** Only versions of the base model that is typed; the reference is asked for where one is chosen. */
+  offerStarts() {
+    const { init_adapter: start, reference, base_model: model } = this.form.elements;
+    if (!start) return;
+    const base = model.value.trim().split("/").pop();
+    const versions = [...start.options].filter((option) => option.value);
+    for (const option of versions) {
+      option.disabled = option.hidden = option.dataset.base !== base;
+      if (option.disabled && option.selected) start.value = "";
+    }
+    start.parentElement.hidden = versions.every((option) => option.disabled);
+    reference.parentElement.hidden = !start.value;
   }
 
   async check() {

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from app.core.storage import artifact_path
 from app.models import Checkpoint, Evaluation, Project, Run, Snapshot
 
 _numbers = count(1)
@@ -136,6 +137,7 @@ def checkpoint_of(factory: Any, run: Run, step: int = 10, path: str = "") -> Che
             size_bytes=1_000,
         )
     )
+    artifact_path(checkpoint.path).mkdir(parents=True, exist_ok=True)
     return checkpoint
 
 

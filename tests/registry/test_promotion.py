@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from app.core.clock import utcnow
 from app.core.db import session_scope
-from app.core.errors import InvalidError, NotFoundError
+from app.core.errors import ConflictError, InvalidError, NotFoundError
+from app.core.storage import artifact_path
 from app.models import Alias, AuditEntry, Checkpoint, ModelVersion, Project
+from app.registry.exports import request_export
+from app.registry.keeping import KEEP
 from app.registry.service import make_version, previous_version, production, promote
 from tests.evaluations.support import checkpoint_of, estimate, evaluation_in, heldout, run_in
 from tests.factory import Factory
@@ -53,6 +58,27 @@ def test_production_has_one_holder_and_rolls_back(db: Session, factory: Any, tmp
     target = previous_version(db, project.id, holder.version)
     assert target is not None
     assert target.number == 2
+
+
+def test_a_version_keeps_its_files_and_needs_them(db: Session, factory: Any) -> None:
+    project = factory.project()
+    user = factory.member(project)
+    run = run_in(factory, project)
+    kept, removed, gone = (checkpoint_of(factory, run, step) for step in (10, 20, 30))
+    version = make_version(db, project=project, checkpoint_id=kept.id, user=user)
+    assert (artifact_path(kept.path) / KEEP).is_file()
+    removed.removed_at = utcnow()
+    shutil.rmtree(artifact_path(gone.path))
+    for checkpoint in (removed, gone):
+        with pytest.raises(ConflictError, match=f"step {checkpoint.step} are gone"):
+            make_version(db, project=project, checkpoint_id=checkpoint.id, user=user)
+    assert not artifact_path(gone.path).exists()
+    shutil.rmtree(artifact_path(kept.path))
+    with pytest.raises(ConflictError):
+        promote(db, project=project, number=version.number, user=user)
+    with pytest.raises(ConflictError):
+        request_export(db, version=version, kind="adapter", user=user)
+    assert production(db, project.id) is None
 
 
 def test_a_failing_gate_wants_a_reason(db: Session, factory: Any, tmp_path: Path) -> None:

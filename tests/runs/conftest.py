@@ -22,7 +22,7 @@ class Bench:
     model: str
 
     def launch(self, key: str = "key-1", **changes: Any) -> Run:
-        config = samples.small_config(self.model, **changes)
+        config = samples.small_config(changes.pop("base_model", self.model), **changes)
         return service.launch(self.db, self.project, self.lead, config=config, snapshot=self.snapshot, launch_key=key)
 
 

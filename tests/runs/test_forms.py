@@ -6,11 +6,13 @@ from dataclasses import fields
 
 import pytest
 
+from app.core.errors import InvalidError
 from app.runs.forms import NESTED, LaunchForm
 from worker.alignment.config import AlignmentConfig, ConfigError, EvaluationSettings, LoraSettings
 
 UNUSUAL = AlignmentConfig(
     base_model="model",
+    objective="dpo",
     beta=0.2,
     desirable_weight=1.5,
     undesirable_weight=0.5,
@@ -24,14 +26,26 @@ UNUSUAL = AlignmentConfig(
     max_grad_norm=0.5,
     num_epochs=2.0,
     max_steps=7,
-    batch_size=4,
+    batch_size=16,
     tokens_per_microbatch=512,
     max_length=64,
-    attention="sdpa",
+    kl_scope="microbatch",
+    long_rows="refuse",
+    allow_incomplete=True,
+    bucket_steps=4,
+    share_prefixes=False,
+    checkpointing="selective",
+    memory_limit_gib=12.5,
+    compile=True,
+    quantization="4bit",
+    init_adapter="v3",
+    reference="adapter",
+    keep_best=5,
+    attention="flex",
     precision="bfloat16",
     seed=3,
     num_threads=2,
-    lora=LoraSettings(r=8, alpha=4, dropout=0.1, target_modules=("q_proj", "v_proj"), rslora=True),
+    lora=LoraSettings(r=8, alpha=4, dropout=0.1, target_modules=("q_proj", "v_proj"), rslora=True, dora=True),
     evaluation=EvaluationSettings(
         interval_steps=5,
         samples_per_prompt=3,
@@ -51,9 +65,23 @@ def test_a_clone_typed_back_is_the_same_config() -> None:
     for part, settings in (("", UNUSUAL), ("lora", UNUSUAL.lora), ("evaluation", UNUSUAL.evaluation)):
         usual = getattr(default, part) if part else default
         same = {field.name for field in fields(settings) if getattr(settings, field.name) == getattr(usual, field.name)}
-        assert same <= {"objective"}  # every setting is put to the test
+        assert same <= {"parallel"}  # every setting of a worker's one process is put to the test
     typed = {name: str(value) for name, value in LaunchForm.of_config(UNUSUAL, snapshot_id=1).model_dump().items()}
-    assert LaunchForm.parse(typed).to_config(base_model="model", advised=(1.0, 1.0)) == UNUSUAL
+    assert LaunchForm.parse(typed).to_config(base_model="model") == UNUSUAL
+
+
+def test_weights_left_empty_stay_from_the_data() -> None:
+    config = LaunchForm.parse({"desirable_weight": "", "undesirable_weight": ""}).to_config(base_model="m")
+    assert (config.desirable_weight, config.undesirable_weight) == (None, None)
+    assert LaunchForm.of_config(config, snapshot_id=1).to_config(base_model="m") == config
+
+
+def test_a_version_to_start_from_needs_a_reference() -> None:
+    with pytest.raises(InvalidError) as caught:
+        LaunchForm.parse({"init_adapter": "v1"}).to_config(base_model="m")
+    assert set(caught.value.fields) == {"reference"}
+    config = LaunchForm.parse({"reference": "adapter"}).to_config(base_model="m")
+    assert config.reference == "", "left over from a version that is no longer chosen"
 
 
 def test_every_inner_setting_has_a_field() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import pytest
 from sqlalchemy import func, insert, select
 
 from app.core.clock import utcnow
-from app.models import Checkpoint, Evaluation, Role, Run, RunEvent, RunStatus, Worker
-from app.runs import lifecycle, preflight
+from app.core.storage import artifact_path
+from app.models import Checkpoint, Evaluation, ModelVersion, Role, Run, RunEvent, RunStatus, Worker
+from app.runs import lifecycle
+from app.runs.data_findings import steps_of
 from tests.runs import samples
 from tests.runs.conftest import Bench
 
@@ -90,7 +93,7 @@ def test_a_double_submit_makes_one_run(page, root, bench):
     assert first.headers["location"] == second.headers["location"]
     assert bench.db.scalar(select(func.count()).select_from(Run)) == 1
     run = bench.db.scalars(select(Run)).one()
-    assert (run.config["learning_rate"], run.config["max_length"], run.config["desirable_weight"]) == (5e-5, 1024, 1.0)
+    assert (run.config["learning_rate"], run.config["max_length"], run.config["desirable_weight"]) == (5e-5, 1024, None)
 
 
 def test_errors_keep_what_was_typed(page, root, bench):
@@ -134,6 +137,92 @@ def test_a_clone_marks_what_differs(page, root, bench):
     answer = page.get(f"{root}/new?clone={run.id}")
     assert "Cloned from kto-0001" in answer.text
     assert 'value="0.25"' in answer.text
+
+
+def version_of(bench: Bench, model: str, *, removed: bool = False) -> ModelVersion:
+    """A version of a finished run on ``model``, its files in place."""
+    run = bench.launch(f"run of {model}", base_model=model)
+    path = f"runs/{run.id}/attempts/1/checkpoints/step-000004"
+    artifact_path(path).mkdir(parents=True, exist_ok=True)
+    checkpoint = Checkpoint(
+        project_id=bench.project.id, run_id=run.id, attempt=1, step=4, path=path, manifest_sha256="0", size_bytes=1
+    )
+    checkpoint.removed_at = utcnow() if removed else None
+    bench.db.add(checkpoint)
+    bench.db.flush()
+    number = (bench.db.scalar(select(func.max(ModelVersion.number))) or 0) + 1
+    version = ModelVersion(
+        project_id=bench.project.id, number=number, run_id=run.id, checkpoint_id=checkpoint.id, note=""
+    )
+    bench.db.add(version)
+    bench.db.flush()
+    return version
+
+
+def test_a_run_goes_on_from_a_version_of_the_same_base(page, root, bench):
+    assert "Start from" not in page.get(f"{root}/new").text
+    same = version_of(bench, bench.model)
+    other = version_of(bench, str(samples.model_folder("other")))
+    gone = version_of(bench, str(samples.model_folder("third")), removed=True)
+    text = page.get(f"{root}/new?clone={same.run_id}").text
+    assert f'<option value="v{same.number}" data-base="tiny">v1: kto-0001, step 4</option>' in text
+    assert f'<option value="v{other.number}" data-base="other" hidden disabled>' in text
+    assert f'value="v{gone.number}"' not in text
+    start = f"v{same.number}"
+    for changes, words in [
+        ({"init_adapter": start}, "choose whether the reference is the base model"),
+        ({"init_adapter": f"v{other.number}", "reference": "base"}, "was trained on another base model"),
+        ({"init_adapter": f"v{gone.number}", "reference": "base"}, f"there is no version v{gone.number}"),
+        ({"init_adapter": "/etc", "reference": "base"}, "there is no version /etc"),
+    ]:
+        refused = page.post(root, data=typed(bench, **changes))
+        assert refused.status_code == 422
+        assert words in refused.text, words
+    made = page.post(root, data=typed(bench, init_adapter=start, reference="adapter", launch_key="k2"))
+    assert made.status_code == 303
+    run = bench.db.scalars(select(Run).order_by(Run.id.desc()).limit(1)).one()
+    assert (run.config["init_adapter"], run.config["reference"]) == (start, "adapter")
+    again = page.get(f"{root}/new?clone={run.id}").text
+    assert f'<option value="{start}" data-base="tiny" selected>' in again
+    assert '<option value="adapter" selected>' in again
+    shutil.rmtree(artifact_path(same.checkpoint.path))
+    assert "the files of v1 are gone" in page.get(f"{root}/new?clone={run.id}").text
+
+
+def test_another_objective_is_chosen_and_shown(page, root, bench):
+    answer = page.post(root, data=typed(bench, objective="sft", kl_scope="microbatch", batch_size="4"))
+    assert answer.status_code == 422
+    assert "microbatch needs a batch_size of 16 or more" in answer.text
+    assert '<details class="card advanced" open>' in answer.text
+    assert page.post(root, data=typed(bench, objective="apo_zero_unpaired")).status_code == 303
+    run = bench.db.scalars(select(Run)).one()
+    assert (run.name, run.objective) == ("apo-0001", "apo_zero_unpaired")
+    assert "APO-zero" in page.get(root).text
+    started = {"attention": "SDPA per sequence", "checkpointing": "none", "desirable_weight": 1.0}
+    run.summary = {"started": started | {"undesirable_weight": 1.25}}
+    bench.db.flush()
+    text = page.get(f"{root}/{run.id}").text
+    for words in ("APO-zero, beta 0.1", "1.00 and 1.25", "SDPA per sequence", "<dt>Checkpointing</dt>"):
+        assert words in text, words
+
+
+@pytest.mark.parametrize(("objective", "has_kl"), [("kto", True), ("dpo", False)])
+def test_dpo_draws_accuracies_where_kto_draws_kl(page, root, bench, objective, has_kl):
+    text = page.get(f"{root}/{bench.launch(objective=objective).id}").text
+    assert ('data-keys="kl/raw"' in text) is has_kl
+    assert ('data-keys="rewards/accuracies"' in text) is not has_kl
+
+
+def test_a_removed_checkpoint_keeps_its_evaluation_and_cannot_become_a_version(page, root, bench):
+    version = version_of(bench, bench.model, removed=True)
+    bench.db.delete(version)
+    bench.db.flush()
+    text = page.get(f"{root}/{version.run_id}").text
+    assert "removed by the keep policy" in text
+    assert "Make a version" not in text
+    answer = page.post(f"/p/{bench.project.slug}/versions", data={"checkpoint_id": version.checkpoint_id})
+    assert answer.status_code == 409
+    assert "The files of the checkpoint at step 4 are gone." in answer.text
 
 
 def test_the_run_page_shows_figures_checkpoints_and_events(page, root, bench):
@@ -259,4 +348,4 @@ def test_presets_name_fields_of_the_form(page, root, bench):
         assert set(fill) <= set(LaunchForm.model_fields)
     text = page.get(f"{root}/new").text
     assert json.dumps(PRESETS["quick"]).replace('"', "&#34;") in text
-    assert preflight.steps_of(samples.small_config(bench.model, max_steps=0, num_epochs=1.5), 10) == 5
+    assert steps_of(samples.small_config(bench.model, max_steps=0, num_epochs=1.5), 10) == 5

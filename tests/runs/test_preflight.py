@@ -61,7 +61,12 @@ def test_one_class_is_an_error(bench, label):
 
 def test_small_classes_weights_and_dev_prompts_warn(bench):
     rows = [samples.snapshot_row(number, label=number % 10 == 0) for number in range(100)]
-    result = check(bench, samples.freeze(bench.db, bench.project, rows, rows[:5], name="small"), batch_size=200)
+    result = check(
+        bench,
+        samples.freeze(bench.db, bench.project, rows, rows[:5], name="small"),
+        batch_size=200,
+        desirable_weight=1.0,
+    )
     assert {"small_class", "weights_outside", "no_mixed_prompts", "large_batch"} <= codes(result, "warning")
     text = next(finding for finding in result.warnings if finding.code == "weights_outside")
     assert "0.11" in text.text
@@ -73,6 +78,74 @@ def test_an_unusual_learning_rate_warns(bench, rate, words):
     found = [item for item in check(bench, learning_rate=rate).warnings if item.code == "learning_rate"]
     assert words in found[0].text
     assert "learning_rate" not in codes(check(bench, learning_rate=5e-6), "warning")
+
+
+def test_weights_come_from_the_data_where_none_is_set(bench):
+    rows = [samples.snapshot_row(number, label=number % 10 == 0) for number in range(600)]
+    snapshot = samples.freeze(bench.db, bench.project, rows, samples.mixed_dev(), name="rare")
+    assert "weights" in codes(check(bench, snapshot), "ok")
+    assert "weights_outside" in codes(check(bench, snapshot, undesirable_weight=1.0), "warning")
+    assert not {"weights", "weights_outside"} & codes(check(bench, snapshot, objective="sft"), "ok")
+
+
+def rated(prompts: int, desirable: int, undesirable: int, start: int = 0) -> list[dict[str, Any]]:
+    """Rows of so many prompts, each with so many answers of either label."""
+    labels = [True] * desirable + [False] * undesirable
+    return [
+        samples.snapshot_row(start + number * len(labels) + place, label=label, prompt=f"Prompt {start + number}?")
+        for number in range(prompts)
+        for place, label in enumerate(labels)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "level", "code", "words"),
+    [
+        (rated(60, 1, 0) + rated(60, 0, 1, start=1000), "error", "no_pairs", "DPO has no pair"),
+        (rated(20, 1, 2) + rated(9, 1, 0, start=1000), "warning", "few_pairs", "Only 40 pairs to train on, 9 rows"),
+        (rated(20, 1, 3) + rated(9, 0, 1, start=1000), "ok", "pairs", "60 pairs; 9 rows"),
+        (rated(60, 1, 0), "error", "one_class", "DPO needs both classes"),
+    ],
+)
+def test_dpo_counts_its_pairs(bench, rows, level, code, words):
+    snapshot = samples.freeze(bench.db, bench.project, rows, samples.mixed_dev(), name=code)
+    found = [item for item in check(bench, snapshot, objective="dpo").findings if item.code == code]
+    assert [item.level for item in found] == [level]
+    assert words in found[0].text
+
+
+def test_steps_count_what_the_objective_trains_on(bench):
+    rows = rated(20, 1, 3) + rated(20, 0, 1, start=1000)
+    snapshot = samples.freeze(bench.db, bench.project, rows, samples.mixed_dev(), name="units")
+    steps = {
+        objective: check(bench, snapshot, objective=objective, max_steps=0, batch_size=10).num_steps
+        for objective in ("kto", "apo_zero_unpaired", "dpo", "sft")
+    }
+    assert steps == {"kto": 10, "apo_zero_unpaired": 10, "dpo": 6, "sft": 2}
+
+
+def test_sft_needs_desirable_rows_only(bench):
+    for label, level, code in ((True, "ok", "desirable"), (False, "error", "no_desirable")):
+        rows = [samples.snapshot_row(number, label=label) for number in range(60)]
+        snapshot = samples.freeze(bench.db, bench.project, rows, samples.mixed_dev(), name=f"sft{label}")
+        result = check(bench, snapshot, objective="sft")
+        assert code in codes(result, level)
+        assert "one_class" not in codes(result, "error")
+
+
+def test_an_empty_dev_split_warns(bench):
+    result = check(bench, samples.freeze(bench.db, bench.project, samples.balanced(), [], name="nodev"))
+    assert "empty_dev" in codes(result, "warning")
+    assert result.errors == []
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("cpu", True), ("cuda", False)])
+def test_a_4_bit_base_needs_cuda(bench, kind, refused):
+    now = utcnow()
+    device = {"name": kind, "kind": kind, "memory_bytes": 2**36, "num_cores": 2}
+    bench.db.add(Worker(name="w", devices=[device], started_at=now, heard_at=now))
+    bench.db.flush()
+    assert ("needs_cuda" in codes(check(bench, quantization="4bit"), "error")) is refused
 
 
 def test_long_rows_are_counted(bench):
@@ -122,16 +195,15 @@ def test_memory_is_estimated_and_a_small_device_warns(bench):
 
 
 def test_a_form_gives_the_config_and_the_config_the_form(bench):
-    form = LaunchForm.parse({"beta": "0.2", "lora_targets": "q_proj, v_proj", "undesirable_weight": "", "seed": "3"})
-    config = form.to_config(base_model="m", advised=(1.0, 1.5))
+    form = LaunchForm.parse({"beta": "0.2", "lora_targets": "q_proj, v_proj", "undesirable_weight": "1.5", "seed": "3"})
+    config = form.to_config(base_model="m")
     assert (config.beta, config.undesirable_weight, config.lora.target_modules) == (0.2, 1.5, ("q_proj", "v_proj"))
-    again = LaunchForm.of_config(config, snapshot_id=1).to_config(base_model="m", advised=(9.0, 9.0))
-    assert again == config
+    assert LaunchForm.of_config(config, snapshot_id=1).to_config(base_model="m") == config
 
 
 def test_values_out_of_range_name_the_forms_fields():
     with pytest.raises(InvalidError) as caught:
-        LaunchForm.parse({"lora_r": "0", "beta": "-1"}).to_config(base_model="m", advised=(1.0, 1.0))
+        LaunchForm.parse({"lora_r": "0", "beta": "-1"}).to_config(base_model="m")
     assert set(caught.value.fields) == {"lora_r", "beta"}
     with pytest.raises(InvalidError) as caught:
         LaunchForm.parse({"max_steps": "3.5", "attention": "magic"})
@@ -140,7 +212,7 @@ def test_values_out_of_range_name_the_forms_fields():
 
 def test_the_command_line_launches_the_same_run(bench):
     model = find_base_model(bench.model)
-    config = samples.small_config(model.name, beta=0.2)
+    config = samples.small_config(model.name, beta=0.2, desirable_weight=1.5, allow_incomplete=True)
     command = launching.equivalent_command(bench.project, bench.snapshot, model, config)
     changes = [part.strip(" \\'").removeprefix("--set ").strip("'") for part in command.splitlines()[2:]]
     run, warnings = launching.launch_by_names(
@@ -154,4 +226,4 @@ def test_the_command_line_launches_the_same_run(bench):
     assert run.config == config.to_json() | {"lora": run.config["lora"]}
     assert any("No worker" in text for text in warnings)
     with pytest.raises(InvalidError, match="unknown"):
-        launching.config_from_words("m", (1.0, 1.0), ["nonsense=1"])
+        launching.config_from_words("m", ["nonsense=1"])

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,15 @@ from pathlib import Path
 
 from worker.alignment.checkpoints import Manifest, checkpoint_path, validate_checkpoint
 from worker.alignment.config import TrainSpec
-from worker.alignment.events import CheckpointSaved, Estimate, EvaluationResult, HeldoutResult, RunFinished, RunStarted
+from worker.alignment.events import (
+    CheckpointRemoved,
+    CheckpointSaved,
+    Estimate,
+    EvaluationResult,
+    HeldoutResult,
+    RunFinished,
+    RunStarted,
+)
 from worker.alignment.reporters import JsonlReporter
 
 NUM_PARAMETERS = 48
@@ -25,6 +34,10 @@ NUM_PARAMETERS = 48
 def main() -> int:
     mode, seconds, _, spec_file = sys.argv[1:5]
     spec = TrainSpec.from_json(json.loads(Path(spec_file).read_text()))
+    if mode == "refuse":
+        print("a warning of a library", flush=True)
+        print("snapshot_dir: all training rows are desirable; freeze a new snapshot", file=sys.stderr)
+        return 2
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: None if mode == "deaf" else asked.append(number))
     report = JsonlReporter(spec.events_path)
@@ -44,6 +57,11 @@ def main() -> int:
             os._exit(7)
         if step % spec.config.evaluation.interval_steps == 0 or step == total or asked:
             save(spec, report, step, total)
+        if mode == "tidy" and step == total:
+            first = checkpoint_path(Path(spec.attempt_dir), 2)
+            shutil.rmtree(first)
+            told = CheckpointRemoved(step=2, path=str(first.relative_to(spec.attempt_dir)))
+            report.emit("checkpoint_removed", total, told)
         if asked:
             report.emit("run_finished", 0, RunFinished(status="stopped"))
             return 0

@@ -81,6 +81,11 @@ FAILED = {"status": "failed", "reason": "data", "message": "No rows."}
         (None, -signal.SIGSEGV, "", "", ("failed", "unknown")),
         (None, 1, "", "RuntimeError: CUDA out of memory", ("failed", "out_of_memory")),
         (None, 1, "", "", ("failed", "unknown")),
+        (None, 2, "", "base_model: no tokenizer; choose another", ("failed", "model")),
+        (None, 2, "", "lora.r: the head is out of memory", ("failed", "model")),
+        (None, 2, "", "cache_dir: cannot be written; name another", ("failed", "unknown")),
+        (None, 2, "user", "max_length: row 7 is too long", ("failed", "data")),
+        (None, 2, "", "", ("failed", "unknown")),
         (None, 1, "user", "", ("failed", "unknown")),
     ],
 )
@@ -131,6 +136,26 @@ def test_a_checkpoint_whose_manifest_differs_is_not_taken(live):
     with session_scope() as db:
         stored = db.scalars(select(Checkpoint)).one()
     assert stored.path == f"runs/{run.id}/attempts/1/checkpoints/step-000002"
+
+
+def test_a_removal_speaks_for_the_attempts_own_folder(live):
+    run = live.launch()
+    lifecycle.claim(live.db, run.id, "gpu-1")
+    live.db.commit()
+    folder, other = attempt_folder(run.id, 1), attempt_folder(run.id, 7)
+    data = saved_checkpoint(folder)
+    recorder = Recorder(run.id, 1)
+    told = {"step": 2, "path": data["path"]}
+
+    def removed_after(*events: Event, attempt_dir: Path = folder) -> bool:
+        recorder.record(events, attempt=1, attempt_dir=attempt_dir)
+        with session_scope() as db:
+            return db.scalars(select(Checkpoint)).one().removed_at is not None
+
+    assert not removed_after(event(1, "checkpoint_saved", 2, **data))
+    assert not removed_after(event(2, "checkpoint_removed", 4, **told), attempt_dir=other)
+    assert removed_after(event(3, "checkpoint_removed", 4, **told))
+    assert not removed_after(event(4, "checkpoint_saved", 2, **data)), "saved again"
 
 
 def test_what_a_dead_supervisor_left_unread_is_caught_up(live):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import threading
 import time
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
+from app.core.storage import artifact_path
 from app.models import Checkpoint, Evaluation, Run, RunEvent, Worker
+from app.registry.service import make_version
 from app.runs import lifecycle, service
 from tests.runs.conftest import Bench
 from tests.worker.conftest import trainers
@@ -76,6 +80,47 @@ def test_a_death_without_a_word_is_classified_from_the_log(live, trainer):
     run = reload(live, run)
     assert (run.status, run.failure_reason) == ("failed", "out_of_memory")
     assert run.failure_message == "CUDA out of memory while computing"
+
+
+def test_a_refused_spec_fails_with_its_last_line(live, trainer):
+    trainer("refuse")
+    run = queue(live)
+    supervisor.supervise(run.id, "gpu-1")
+    run = reload(live, run)
+    assert (run.status, run.failure_reason) == ("failed", "data")
+    assert run.failure_message == "snapshot_dir: all training rows are desirable; freeze a new snapshot"
+
+
+def test_a_removed_checkpoint_keeps_its_row_and_its_evaluation(live, trainer):
+    trainer("tidy")
+    run = queue(live)
+    assert supervisor.supervise(run.id, "gpu-1") == "succeeded"
+    live.db.rollback()
+    found = live.db.execute(
+        select(Checkpoint.step, Checkpoint.removed_at.is_not(None), Evaluation.id.is_not(None))
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .order_by(Checkpoint.step)
+    ).all()
+    assert [tuple(row) for row in found] == [(2, True, True), (4, False, True), (6, False, True)]
+
+
+def test_a_version_to_start_from_becomes_a_folder(live, trainer):
+    first = queue(live)
+    supervisor.supervise(first.id, "gpu-1")
+    live.db.rollback()
+    checkpoint = live.db.scalars(select(Checkpoint).where(Checkpoint.step == 6)).one()
+    make_version(live.db, project=live.project, checkpoint_id=checkpoint.id, user=None)
+    run = queue(live, init_adapter="v1", reference="base")
+    assert supervisor.supervise(run.id, "gpu-1") == "succeeded"
+    spec = json.loads((service.attempt_folder(run.id, 1) / "spec.json").read_text())
+    assert spec["config"]["init_adapter"] == str(artifact_path(checkpoint.path))
+    assert reload(live, run).config["init_adapter"] == "v1"
+    shutil.rmtree(artifact_path(checkpoint.path))
+    late = queue(live, init_adapter="v1", reference="base")
+    supervisor.supervise(late.id, "gpu-1")
+    late = reload(live, late)
+    assert (late.status, late.failure_reason) == ("failed", "model")
+    assert late.failure_message == "the files of v1 are gone; choose another version"
 
 
 def test_stop_saves_a_checkpoint_and_ends_as_cancelled(live, trainer):
