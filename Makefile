@@ -5,6 +5,9 @@ PYTHON ?= $(shell for name in python3.12 python3.11 python3; do $$name -c '' 2>/
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The benchmarks whose opponent is TRL, which nothing else here needs.
+AGAINST_TRL := training parity learning
+BENCH_STAMP := $(VENV)/.installed-bench
 PORT ?= $(or $(KTO_PORT),8000)
 DATA ?=
 ONCE ?=
@@ -54,9 +57,14 @@ lint: setup ## ruff, mypy strict, import-linter, djlint
 format: setup ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: setup ## One benchmark: NAME=training|collection|… (QUICK=1: under a minute)
+bench: setup $(if $(filter $(NAME),$(AGAINST_TRL)),$(BENCH_STAMP)) ## One benchmark: NAME=training|parity|collection|… (QUICK=1: under a minute; TRL is installed for those that need it)
 	@test -n "$(NAME)" || { echo "Say which: make bench NAME=…"; exit 2; }
-	@$(BIN)/python -m bench.$(NAME)
+	@$(BIN)/python -m bench.$(NAME) $(ARGS)
+
+$(BENCH_STAMP): bench/requirements.lock $(STAMP)
+	@echo "Installing bench/requirements.lock into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r bench/requirements.lock
+	@touch $@
 
 screenshots: setup browser ## Make the README's pictures again, from a demo run
 	@KTO_CHROMIUM="$$($(BIN)/python scripts/browser.py --path)" $(BIN)/python scripts/screenshots.py

@@ -31,15 +31,16 @@ class Row:
     """One line of the result. ``value`` is what ``must`` speaks of; median, min and max are of all n samples."""
 
     name: str
-    value: float
+    value: float | None
+    """None: it was not run here."""
     unit: str
     must: str | None
     """Such as ">= 1"; None where nothing is promised."""
-    holds: bool
-    """True as well where nothing is promised."""
-    median: float
-    min: float
-    max: float
+    holds: bool | None
+    """True as well where nothing is promised; None where it was not run."""
+    median: float | None
+    min: float | None
+    max: float | None
     n: int
 
 
@@ -55,22 +56,52 @@ def row(
     """``value`` is the median unless given (a 95th percentile, a total). At most one bound; NaN holds none."""
     median = statistics.median(samples)
     told = median if value is None else value
-    must, holds = None, True
-    if at_least is not None:
-        must, holds = f">= {at_least:g}", told >= at_least
-    elif at_most is not None:
-        must, holds = f"<= {at_most:g}", told <= at_most
+    holds = told >= at_least if at_least is not None else at_most is None or told <= at_most
     return Row(
         name=name,
         value=told,
         unit=unit,
-        must=must,
+        must=_must(at_least, at_most),
         holds=holds,
         median=median,
         min=min(samples),
         max=max(samples),
         n=len(samples),
     )
+
+
+def ratio_of_sums(
+    name: str,
+    above: Sequence[float],
+    below: Sequence[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """The ratio of the totals, so that a long batch weighs as much as it takes; the samples are each round's own ratio."""
+    told = sum(above) / sum(below)
+    return row(name, "x", ratios(above, below), value=told, at_least=at_least, at_most=at_most)
+
+
+def not_run(name: str, unit: str, *, at_least: float | None = None, at_most: float | None = None) -> Row:
+    """A row whose side is missing on this machine: its promise neither holds nor fails."""
+    return Row(
+        name=name,
+        value=None,
+        unit=unit,
+        must=_must(at_least, at_most),
+        holds=None,
+        median=None,
+        min=None,
+        max=None,
+        n=0,
+    )
+
+
+def _must(at_least: float | None, at_most: float | None) -> str | None:
+    if at_least is not None:
+        return f">= {at_least:g}"
+    return None if at_most is None else f"<= {at_most:g}"
 
 
 def interleave(
@@ -127,7 +158,7 @@ def main(bench: str, measure: Callable[[bool], Sequence[Row]], *, packages: Sequ
         "rows": [asdict(each) for each in rows],
     }
     print(json.dumps(told), flush=True)
-    return HOLDS if all(each.holds for each in rows) else FAILS
+    return FAILS if any(each.holds is False for each in rows) else HOLDS
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -140,8 +171,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(each: Row) -> tuple[str, ...]:
+    if each.value is None:
+        return (each.name, "not run", each.unit, each.must or "", "", "", "", "", "0")
     holds = "" if each.must is None else "yes" if each.holds else "NO"
-    numbers = [f"{number:.4g}" for number in (each.value, each.median, each.min, each.max)]
+    numbers = [f"{number:.4g}" for number in (each.value, each.median, each.min, each.max) if number is not None]
     return (each.name, numbers[0], each.unit, each.must or "", holds, *numbers[1:], str(each.n))
 
 
