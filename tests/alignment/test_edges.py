@@ -164,8 +164,9 @@ def test_a_tokenizer_that_adds_bos_itself_adds_it_once() -> None:
 def test_half_precision_logits_are_not_rounded_on_a_cpu() -> None:
     """Sums of a few hundred log-probs of rounded logits would be off by tenths of a nat."""
     torch.manual_seed(0)
-    hidden, weight = (3 * torch.randn(6, 64)).bfloat16(), torch.randn(50, 64).bfloat16()
-    logits = Head(weight).logits(hidden)
+    hidden, layer = (3 * torch.randn(6, 64)).bfloat16(), torch.nn.Linear(64, 50, bias=False).bfloat16()
+    weight = layer.weight.detach()
+    logits = Head(layer).logits(hidden, 0, 50)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, hidden.float() @ weight.float().T, atol=1e-4)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from worker.alignment.dataset import Pair
+from worker.alignment.dataset import IntArray, Pair
 from worker.alignment.reference import ReferenceCache, ReferenceLogps, namespace, reference_logps, weights_hash
 
 SPACE = namespace(base="b", dtype="float32")
@@ -31,8 +31,12 @@ def pairs(count: int, start: int = 0) -> list[Pair]:
     return [Pair(np.arange(3) + n, np.arange(2) + n) for n in range(start, start + count)]
 
 
+def two_at_once(asked: Sequence[Pair]) -> list[IntArray]:
+    return np.array_split(np.arange(len(asked)), -(-len(asked) // 2)) if asked else []
+
+
 def run(folder: Path, asked: list[Pair], scorer: Scorer, space: str = SPACE) -> ReferenceLogps:
-    return reference_logps(asked, ReferenceCache(folder, space), scorer, token_budget=64, dtype=torch.float32)
+    return reference_logps(asked, ReferenceCache(folder, space), scorer, cuts=two_at_once, dtype=torch.float32)
 
 
 def test_a_second_run_computes_nothing_but_eight_checks(tmp_path: Path) -> None:
