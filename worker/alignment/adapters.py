@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -39,8 +40,11 @@ def adapt(base: Any, config: AlignmentConfig) -> Any:
     return add_adapters(base, config.lora, seed=config.seed, base_model=config.base_model)
 
 
-def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str) -> Any:
-    """Wrap a causal LM with fresh LoRA adapters in float32 (B = 0, so the policy starts as the reference)."""
+def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str, empty: bool = False) -> Any:
+    """Wrap a causal LM with fresh LoRA adapters in float32 (B = 0, so the policy starts as the reference).
+
+    ``empty`` leaves them without memory, on the meta device.
+    """
     everything = lora.target_modules == ("all-linear",)
     adapter = LoraConfig(
         r=lora.r,
@@ -55,7 +59,7 @@ def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str) -
     if not everything:
         check_targets(base, lora.target_modules)
     torch.manual_seed(seed)
-    model = _wrap(base, adapter)
+    model = _wrap(base, adapter, empty=empty)
     model.peft_config[TRAINED].base_model_name_or_path = base_model
     return model.eval()
 
@@ -117,11 +121,18 @@ def check_adapter(folder: Path, model_config: Any) -> str | None:
     """
     try:
         shapes = adapter_shapes(folder)
-        with torch.device("meta"):
-            base = AutoModelForCausalLM.from_config(model_config)
-        return _misfit(folder, shapes, _wrap_as(base, folder, dropout=0.0, empty=True))
+        return _misfit(folder, shapes, _wrap_as(_empty(model_config), folder, dropout=0.0, empty=True))
     except ModelError as error:
         return str(error)
+
+
+def check_lora(lora: LoraSettings, model_config: Any) -> str | None:
+    """Why fresh adapters with these settings do not fit a model of this transformers config; None if they do."""
+    try:
+        add_adapters(_empty(model_config), lora, seed=0, base_model="", empty=True)
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def read_settings(folder: Path) -> LoraConfig:
@@ -129,12 +140,13 @@ def read_settings(folder: Path) -> LoraConfig:
     if not (folder / SETTINGS).is_file():
         raise ModelError(f"init_adapter: {folder} is not an adapter's folder: it has no {SETTINGS}.")
     try:
+        kind = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["peft_type"]
+        if kind != "LORA":
+            raise ModelError(f"init_adapter: {folder} is a {kind} adapter; only LoRA can be trained further.")
         with _quiet():
-            adapter = PeftConfig.from_pretrained(str(folder))
+            adapter = LoraConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"init_adapter: {folder / SETTINGS} cannot be read: {_first_line(error)}") from error
-    if not isinstance(adapter, LoraConfig):
-        raise ModelError(f"init_adapter: {folder} is a {adapter.peft_type} adapter; only LoRA can be trained further.")
     used = [name for name in UNSUPPORTED if getattr(adapter, name, None)]
     used += ["bias"] if adapter.bias != "none" else []
     used += ["init_lora_weights"] if str(adapter.init_lora_weights).split("_")[0] in {"pissa", "olora", "corda"} else []
@@ -162,6 +174,11 @@ def check_targets(base: Any, targets: tuple[str, ...]) -> None:
             ends = sorted({name.rsplit(".", 1)[-1] for name in names})
             near = difflib.get_close_matches(target.rsplit(".", 1)[-1], ends, n=3, cutoff=0.5) or ends[:8]
             raise ModelError(f"lora.target_modules: no linear layer is named {target}; nearest: {', '.join(near)}.")
+
+
+def _empty(model_config: Any) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model_config)
 
 
 def _wrap_as(base: Any, folder: Path, *, dropout: float, empty: bool = False) -> Any:
@@ -221,4 +238,5 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*embedding layers", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*was renamed from", category=UserWarning)  # told by its folder
         yield

@@ -28,7 +28,7 @@ def compile_layers(lm: Any, *, backend: str = "inductor") -> int:
     if not layers:
         raise ModelError("compile: this model has no layers that could be compiled one by one; set it to false.")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_VARIANTS)  # noqa: SLF001
-    ALL_ATTENTION_FUNCTIONS.register(NAME, torch.compiler.disable(ALL_ATTENTION_FUNCTIONS[NAME]))
+    ALL_ATTENTION_FUNCTIONS.register(NAME, torch.compiler.disable(ALL_ATTENTION_FUNCTIONS[NAME]))  # type: ignore[no-untyped-call]
     for layer in layers:
         layer.forward = _Compiled(layer.forward, backend)
     return len(layers)
