@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config
 
 from tests.alignment import tiny
 from tests.alignment.test_runs import run
+from worker.alignment import train
 from worker.alignment.__main__ import main
 from worker.alignment.checkpoints import validate_checkpoint
 from worker.alignment.checks import check_spec
@@ -22,6 +23,12 @@ from worker.alignment.generate import end_token_ids
 Json = dict[str, Any]
 Change = Callable[[Path, Json], None]
 """Spoils the files under a folder, or the spec that will be written."""
+
+
+@pytest.fixture(autouse=True)
+def outlive_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs in this very process, which is no trainer."""
+    monkeypatch.setattr(train, "die_with_parent", lambda: None)
 
 
 def entries(folder: Path) -> set[tuple[str, int]]:

@@ -28,7 +28,7 @@ def texts(tokenizer: Any, row: Row) -> tuple[str, str]:
     return tokenizer.decode(row.pair.prompt_ids), tokenizer.decode(row.pair.completion_ids)
 
 
-def test_the_boundary_lies_after_the_generation_prompt() -> None:
+def test_trap_09_the_boundary_lies_after_the_generation_prompt() -> None:
     made = tiny.tokenizer()
     row = encode(made, record())
     prompt, completion = texts(made, row)
@@ -37,7 +37,7 @@ def test_the_boundary_lies_after_the_generation_prompt() -> None:
     assert row.label in (True, False)
 
 
-def test_prompt_and_completion_are_tokenised_as_one_text() -> None:
+def test_trap_09_prompt_and_completion_are_tokenised_as_one_text() -> None:
     made = tiny.tokenizer(template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
     row = encode(made, record(prompt=[{"role": "user", "content": "the c"}], text="at sat"))
     together = made("the cat sat", add_special_tokens=False)["input_ids"]
@@ -45,7 +45,7 @@ def test_prompt_and_completion_are_tokenised_as_one_text() -> None:
     assert len(row.pair.prompt_ids) == common_prefix(made("the c")["input_ids"], together)
 
 
-def test_an_answer_cut_by_its_limit_gets_no_end_target() -> None:
+def test_trap_08_an_answer_cut_by_its_limit_gets_no_end_target() -> None:
     made = tiny.tokenizer()
     row = encode(made, record(finish_reason="length"))
     assert texts(made, row)[1] == "a red mat"
@@ -98,7 +98,7 @@ def test_a_tokenizer_without_template_gets_the_documented_one() -> None:
     )
 
 
-def test_a_long_prompt_loses_its_left_part_but_not_the_system_message() -> None:
+def test_trap_08_a_long_prompt_loses_its_left_part_but_not_the_system_message() -> None:
     made = tiny.tokenizer()
     prompt = [
         {"role": "system", "content": "Be brief."},
@@ -112,7 +112,7 @@ def test_a_long_prompt_loses_its_left_part_but_not_the_system_message() -> None:
     assert completion == "a red mat<|im_end|>"
 
 
-def test_a_completion_that_does_not_fit_is_skipped_with_its_size() -> None:
+def test_trap_08_a_completion_that_does_not_fit_is_skipped_with_its_size() -> None:
     made = tiny.tokenizer()
     skipped = Encoder(made, max_length=20).encode(record(text="the cat sat on a red mat " * 20))
     assert isinstance(skipped, SkippedRow)

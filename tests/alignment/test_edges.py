@@ -13,19 +13,17 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 from tests.alignment import tiny
-from tests.alignment.test_exact import disturb, policy_of, rows_of, scored, step
+from tests.alignment.steps import disturb, policy_of, rows_of, scored, step
 from tests.alignment.test_runs import Evaluator, run, told
 from worker.alignment import checkpoints
-from worker.alignment import policy as policy_module
 from worker.alignment.base_model import load_causal_lm
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import EvaluationSettings, LoraSettings
 from worker.alignment.data import heldout_rows, prompt_cases
 from worker.alignment.dataset import DEFAULT_CHAT_TEMPLATE, Encoder, Row, load_split
-from worker.alignment.errors import DataError, DivergedError
+from worker.alignment.errors import DivergedError
 from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
 from worker.alignment.evaluation.screen import screen
-from worker.alignment.logps import Head
 from worker.alignment.prepare import pins_of
 from worker.alignment.train import classify
 
@@ -47,17 +45,17 @@ def screened_run(spec: Any) -> None:
 # Few rows, same rows ------------------------------------------------------------------------------------------------
 
 
-def test_one_row_of_each_class_trains(tmp_path: Path) -> None:
+def test_trap_04_one_row_of_each_class_trains(tmp_path: Path) -> None:
     data(tmp_path, [tiny.record(0, label=True), tiny.record(2, label=False)])
     spec = tiny.spec(tmp_path, max_steps=2)
     assert run(spec).status == "succeeded"
     assert {"rewards/chosen", "rewards/rejected"} <= set(told(spec, "metrics")[0]["data"])
 
 
-def test_a_single_row_trains_without_a_partner(tmp_path: Path) -> None:
+def test_trap_01_a_single_row_trains_without_a_partner(tmp_path: Path) -> None:
     """A batch of one never becomes its own KL pair: z0 stays 0 and the page is told why."""
     data(tmp_path, [tiny.record(0, label=True)])
-    spec = tiny.spec(tmp_path, max_steps=2, learning_rate=0.05, warmup_ratio=0.0)
+    spec = tiny.spec(tmp_path, max_steps=2, learning_rate=0.05, warmup_ratio=0.0, allow_incomplete=True)
     assert run(spec).status == "succeeded"
     last = told(spec, "metrics")[-1]["data"]
     assert abs(last["rewards/chosen"]) > 0.01
@@ -73,7 +71,7 @@ def test_rows_of_one_conversation_have_no_partner(tmp_path: Path) -> None:
     assert any("kl stays 0" in event["data"]["text"] for event in told(spec, "warning"))
 
 
-def test_one_text_rated_both_ways_cancels_with_equal_weights(tmp_path: Path) -> None:
+def test_trap_17_one_text_rated_both_ways_cancels_with_equal_weights(tmp_path: Path) -> None:
     """At r = z0 = 0 an up and a down vote on the same text pull equally hard in opposite directions."""
     policy = policy_of(tmp_path, "llama")
     tiny.save_snapshot(tmp_path / "data", records=[tiny.record(4, id=n, label=n == 0) for n in range(2)])
@@ -82,26 +80,6 @@ def test_one_text_rated_both_ways_cancels_with_equal_weights(tmp_path: Path) -> 
     assert result.logps[0] == pytest.approx(float(result.logps[1]), rel=1e-6)
     assert result.loss == pytest.approx(0.5, abs=1e-5)
     assert max(float(grad.abs().max()) for grad in grads.values()) < 1e-5
-
-
-# The KL pass ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_kl_pass_keeps_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = policy_of(tmp_path, "llama")
-    disturb(policy)
-    split = scored(tmp_path, policy, rows_of(tmp_path, policy))
-    seen: list[tuple[bool, int]] = []
-    inner = policy_module.Policy.logps
-
-    def watched(self: Any, pairs: Any) -> torch.Tensor:
-        values = inner(self, pairs)
-        seen.append((values.requires_grad, len(pairs)))
-        return values
-
-    monkeypatch.setattr(policy_module.Policy, "logps", watched)
-    step(policy, split, tokens_per_microbatch=10_000)
-    assert seen == [(False, len(split.kl_pairs)), (True, len(split.rows))]
 
 
 # Lengths and tokenizers -----------------------------------------------------------------------------------------------
@@ -136,13 +114,6 @@ def test_a_system_message_beyond_max_length_is_not_sampled() -> None:
     assert prompt_cases([kept], encoder) == []
 
 
-def test_completions_that_are_all_too_long_are_a_data_failure_with_the_reason(tmp_path: Path) -> None:
-    data(tmp_path, [tiny.record(n, words=200) for n in range(6)])
-    with pytest.raises(DataError, match=r"no usable row; the most frequent reason: the completion has \d+ tokens") as e:
-        run(tiny.spec(tmp_path))
-    assert classify(e.value)[0] == "data"
-
-
 def test_a_tokenizer_that_adds_bos_itself_adds_it_once() -> None:
     tokenizer = tiny.tokenizer(template="{{ bos_token }}" + tiny.CHATML)
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
@@ -159,16 +130,6 @@ def test_a_tokenizer_that_adds_bos_itself_adds_it_once() -> None:
 
 
 # Numbers ----------------------------------------------------------------------------------------------------------------
-
-
-def test_half_precision_logits_are_not_rounded_on_a_cpu() -> None:
-    """Sums of a few hundred log-probs of rounded logits would be off by tenths of a nat."""
-    torch.manual_seed(0)
-    hidden, layer = (3 * torch.randn(6, 64)).bfloat16(), torch.nn.Linear(64, 50, bias=False).bfloat16()
-    weight = layer.weight.detach()
-    logits = Head(layer).logits(hidden, 0, 50)
-    assert logits.dtype == torch.float32
-    assert torch.allclose(logits, hidden.float() @ weight.float().T, atol=1e-4)
 
 
 def test_a_policy_without_finite_numbers_is_diverged_before_it_is_evaluated(tmp_path: Path) -> None:
@@ -225,13 +186,14 @@ def test_identical_and_empty_samples_have_figures() -> None:
 
 def test_the_cache_key_follows_template_and_precision(tmp_path: Path) -> None:
     policy = policy_of(tmp_path, "llama")
-    keys = [pins_of(policy, template, tmp_path) for template in (None, DEFAULT_CHAT_TEMPLATE)]
+    settings = tiny.config()
+    keys = [pins_of(policy, template, tmp_path, settings) for template in (None, DEFAULT_CHAT_TEMPLATE)]
     assert keys[0]["tokenizer"] != keys[1]["tokenizer"]
     policy.dtype = torch.bfloat16
-    assert pins_of(policy, None, tmp_path) != keys[0]
+    assert pins_of(policy, None, tmp_path, settings) != keys[0]
     disturb(policy)  # another adapter is not another reference
     policy.dtype = torch.float32
-    assert pins_of(policy, None, tmp_path) == keys[0]
+    assert pins_of(policy, None, tmp_path, settings) == keys[0]
 
 
 def test_memory_that_runs_out_while_loading_is_not_called_a_bad_model(

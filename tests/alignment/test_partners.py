@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 from worker.alignment.dataset import Pair, Row
 from worker.alignment.partners import kl_partners, mismatched_pair
@@ -36,7 +37,21 @@ def mixed(count: int) -> list[Row]:
     ]
 
 
-def test_partners_are_always_another_prompt_and_another_root() -> None:
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 17])
+def test_trap_01_no_row_is_its_own_partner_whatever_the_count(count: int) -> None:
+    """Rotating completions inside batches of 8 pairs row 17 with itself, and reversing an odd batch its middle."""
+    partners = kl_partners([row(n) for n in range(count)])
+    assert all(partner != index for index, partner in enumerate(partners))
+    assert all((partner is None) == (count == 1) for partner in partners)
+
+
+def test_trap_02_ratings_of_one_prompt_side_by_side_are_no_mismatch() -> None:
+    rows = [row(n, prompt=f"p{n // 2}", root=f"r{n // 2}") for n in range(16)]
+    partners = kl_partners(rows)
+    assert all(partner is not None and partner // 2 != index // 2 for index, partner in enumerate(partners))
+
+
+def test_trap_02_partners_are_always_another_prompt_and_another_root() -> None:
     rows = mixed(300)
     partners = kl_partners(rows)
     for index, partner in enumerate(partners):

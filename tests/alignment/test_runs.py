@@ -264,7 +264,7 @@ def test_skipped_rows_are_told_by_id(tmp_path: Path) -> None:
     assert told(spec, "run_started")[0]["data"]["num_skipped_rows"] == 1
 
 
-def test_one_sided_data_trains_with_a_warning_and_no_absent_keys(tmp_path: Path) -> None:
+def test_trap_04_one_sided_data_trains_with_a_warning_and_no_absent_keys(tmp_path: Path) -> None:
     tiny.save_snapshot(tmp_path / "snapshot", records=[tiny.record(n, label=False) for n in range(16)])
     spec = tiny.spec(tmp_path, max_steps=2, undesirable_weight=7.0, allow_incomplete=True)
     assert run(spec).status == "succeeded"
@@ -284,7 +284,7 @@ def test_an_empty_dev_split_trains_without_evaluation(tmp_path: Path) -> None:
     assert len(told(spec, "checkpoint_saved")) == 2
 
 
-def test_non_finite_steps_name_the_rows_skip_the_update_and_end_as_diverged(
+def test_trap_11_non_finite_steps_name_the_rows_skip_the_update_and_end_as_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = policy_module.Policy.logps

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -47,22 +48,22 @@ def run_spec(spec: TrainSpec) -> int:
     Raises SpecError, with nothing written, where the spec cannot run: see checks.py.
     """
     stop = StopFlag()
-    stop.install()
     die_with_parent()
-    checked = _check(spec, stop)
-    try:
-        reporter = JsonlReporter(spec.events_path)
-    except OSError as error:
-        raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
-    try:
-        finished = _run(spec, reporter, stop, checked)
-    except Exception as error:
-        traceback.print_exc()
-        reason, message = classify(error)
-        finished = RunFinished(status="failed", reason=reason, message=message)
-    with contextlib.suppress(OSError):  # a full disk: the exit code still tells
-        reporter.emit("run_finished", reporter.last_step, finished)
-    reporter.close()
+    with stop.installed():
+        checked = _check(spec, stop)
+        try:
+            reporter = JsonlReporter(spec.events_path)
+        except OSError as error:
+            raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
+        try:
+            finished = _run(spec, reporter, stop, checked)
+        except Exception as error:
+            traceback.print_exc()
+            reason, message = classify(error)
+            finished = RunFinished(status="failed", reason=reason, message=message)
+        with contextlib.suppress(OSError):  # a full disk: the exit code still tells
+            reporter.emit("run_finished", reporter.last_step, finished)
+        reporter.close()
     if finished.status == "failed":
         print(finished.message, file=sys.stderr)
         return 1
@@ -100,9 +101,14 @@ class StopFlag:
     def __call__(self) -> bool:
         return self._asked
 
-    def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self._asked = True
