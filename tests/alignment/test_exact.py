@@ -56,7 +56,7 @@ def test_step_equals_the_naive_float64_witness(tmp_path: Path, architecture: str
     assert (policy.path, policy.share, policy.continues) == ("packed", True, True)
     disturb(policy, scale)
     split = scored(tmp_path, policy, rows)
-    weights = {"desirable_weight": 1.7, "undesirable_weight": 0.8}
+    weights: dict[str, Any] = {"desirable_weight": 1.7, "undesirable_weight": 0.8}
     ours, grads = step(policy, split, beta=0.2, tokens_per_microbatch=budget, **weights)
     theirs = witness(policy, split, 0.2, (1.7, 0.8))
     # transformers computes rotary tables, norms and the softmax in float32 even for float64 models
@@ -200,12 +200,13 @@ def test_microbatch_scope_is_a_step_of_its_own_per_pass(tmp_path: Path) -> None:
     policy = double(policy_of(tmp_path, "llama"))
     disturb(policy, 0.15)
     split = scored(tmp_path, policy, rows_of(tmp_path, policy, 40))
-    options = {"tokens_per_microbatch": 900, "batch_size": 40}
+    options: dict[str, Any] = {"tokens_per_microbatch": 900, "batch_size": 40}
     cuts = policy.cuts([row.pair for row in split.rows], token_budget=900, min_rows=16)
     assert len(cuts) == 2
     assert min(len(cut) for cut in cuts) >= 16
     ours, grads = step(policy, split, kl_scope="microbatch", **options)
-    loss, expected = 0.0, dict.fromkeys(grads, torch.zeros((), dtype=torch.float64))
+    loss = 0.0
+    expected = {name: torch.zeros_like(grad) for name, grad in grads.items()}
     policy.lm.set_attn_implementation("eager")
     for cut in cuts:
         rows = [split.rows[index] for index in cut]

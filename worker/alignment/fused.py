@@ -1,9 +1,11 @@
-"""A LoRA layer as one autograd node.
+"""A LoRA layer, and a gated MLP's product, each as one autograd node.
 
 peft adds three elementwise passes over each layer's output (dropout, scaling, sum), and autograd keeps what they need. Here
 the scaling and the sum ride inside the products, only the input and its projection on the adapter are kept, and the adapter
 works in the base model's dtype (its weights and gradients stay float32). Anything that is not plain LoRA on a frozen linear
 layer (DoRA, active dropout, a merged or quantised layer) goes through peft's own forward.
+
+A gated MLP keeps act(gate) beside gate and up for the backward of their product; here it is computed again.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 _enabled = True
 
 
 def fuse(model: Any) -> None:
-    """Let every plain LoRA layer of a peft model run as one node."""
-    for layer in model.modules():
-        if type(layer) is LoraLinear and type(layer.base_layer) is torch.nn.Linear:
-            layer.forward = _FusedForward(layer)
+    """Let every plain LoRA layer of a peft model, and every gated MLP of Llama's kind, run as one node."""
+    for module in model.modules():
+        if type(module) is LoraLinear and type(module.base_layer) is torch.nn.Linear:
+            module.forward = _FusedLora(module)
+        elif _is_gated(module):
+            module.forward = _FusedGate(module)
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def is_fused() -> bool:
     return _enabled
 
 
-class _FusedForward:
+class _FusedLora:
     """Stands in for a LoRA layer's bound ``forward``."""
 
     def __init__(self, layer: LoraLinear) -> None:
@@ -62,6 +67,46 @@ class _FusedForward:
         base, name = layer.base_layer, names[0]
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
         return _LoraLinear.apply(x, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+
+
+def _is_gated(module: torch.nn.Module) -> bool:
+    """Whether the module's forward is, byte for byte, down(act(gate(x)) * up(x))."""
+    own, llama = getattr(type(module).forward, "__code__", None), LlamaMLP.forward.__code__
+    return own is not None and (own.co_code, own.co_names) == (llama.co_code, llama.co_names)
+
+
+class _FusedGate:
+    """Stands in for a gated MLP's bound ``forward``."""
+
+    def __init__(self, mlp: Any) -> None:
+        self._mlp = mlp
+        self._plain = mlp.forward
+
+    def __call__(self, x: Tensor) -> Any:
+        mlp = self._mlp
+        if not _enabled:
+            return self._plain(x)
+        return mlp.down_proj(_GatedProduct.apply(mlp.gate_proj(x), mlp.up_proj(x), mlp.act_fn))  # type: ignore[no-untyped-call]
+
+
+class _GatedProduct(torch.autograd.Function):
+    """Product act(gate) * up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: Any) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        product: Tensor = act(gate).mul_(up)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        gate, up = ctx.saved_tensors
+        with torch.enable_grad():
+            own = gate.detach().requires_grad_()
+            active = ctx.act(own)
+        (grad_gate,) = torch.autograd.grad(active, own, grad * up)
+        return grad_gate, grad * active.detach(), None
 
 
 def _is_plain(layer: LoraLinear, name: str) -> bool:
