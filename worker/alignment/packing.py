@@ -58,6 +58,11 @@ class Pack:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest strand and its context."""
+        return max(strand.num_context + strand.length for strand in self.strands)
+
 
 def inputs_of(pair: Pair) -> IntArray:
     """Token ids fed to the model: everything but the last completion token."""
@@ -67,7 +72,7 @@ def inputs_of(pair: Pair) -> IntArray:
 def pack_pairs(pairs: Sequence[Pair], *, share: bool = True) -> Pack:
     """Pack whole pairs; with ``share`` a beginning of at least MIN_SHARED tokens that two rows have in common comes once."""
     inputs = [inputs_of(pair) for pair in pairs]
-    order = _lexicographic(inputs) if share else list(range(len(inputs)))
+    order = lexicographic(inputs) if share else list(range(len(inputs)))
     paths: list[IntArray] = [_NOTHING] * len(inputs)
     tokens: list[IntArray] = []
     positions: list[IntArray] = []
@@ -149,7 +154,7 @@ def cut_units(
     if padded:
         order = sorted(range(len(units)), key=lambda u: (-max(len(inputs[row]) for row in units[u]), u))
     elif share:
-        rank = {row: place for place, row in enumerate(_lexicographic(inputs))}
+        rank = {row: place for place, row in enumerate(lexicographic(inputs))}
         order = sorted(range(len(units)), key=lambda u: min(rank[row] for row in units[u]))
     else:
         order = list(range(len(units)))
@@ -192,7 +197,7 @@ def _joined(cuts: list[list[int]], min_rows: int) -> list[IntArray]:
     return [np.asarray(cut, dtype=np.int64) for cut in cuts]
 
 
-def _lexicographic(inputs: Sequence[IntArray]) -> list[int]:
+def lexicographic(inputs: Sequence[IntArray]) -> list[int]:
     """Sorted so, a sequence shares most with the one before it. Big-endian bytes compare as the numbers do."""
     keys = [sequence.astype(">u4").tobytes() for sequence in inputs]
     return sorted(range(len(inputs)), key=keys.__getitem__)

@@ -6,12 +6,13 @@ probe against one-row runs through the model's own forward: packed where that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -23,14 +24,18 @@ from worker.alignment.base_model import UNREADABLE, load_causal_lm, unreadable
 from worker.alignment.compiled import compile_layers
 from worker.alignment.config import AlignmentConfig, Precision
 from worker.alignment.dataset import IntArray, Pair
+from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import ModelError, is_out_of_memory
 from worker.alignment.fused import fuse, unfused
 from worker.alignment.logps import Head
-from worker.alignment.packing import cut_units, pack_continuations, pack_pairs
+from worker.alignment.packing import Pack, cut_units, pack_continuations, pack_pairs
 from worker.alignment.scoring import ScoringPath, packed_logps, padded_logps, to_device, tolerance
+from worker.alignment.sharding import IDLE, Root, shard_base
+from worker.alignment.shares import share_units
 from worker.alignment.varlen import aligned_to_last_key
 
 MAX_PROBE_TOKENS = 4096
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +55,13 @@ class Policy:
     """Packed rows: compute what they begin with in common once."""
     continues: bool = True
     """Packed rows: mismatched pairs go on from the keys and values of the prompts of a forward before."""
+    world: World = ALONE
+    sharded: bool = False
+    """The base's weights lie in pieces over the world's processes, which must all run the model equally often."""
+    root: Root = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root = Root(self.model)
 
     @property
     def lm(self) -> Any:
@@ -59,7 +71,7 @@ class Policy:
     @property
     def attention_words(self) -> str:
         if self.path == "packed" and self.backend is not None:
-            sharing = {"shared prefixes": self.share, "a KL pass on the prompts' keys and values": self.continues}
+            sharing = {"shared prefixes": self.share, "KL pass on cached prompts": self.continues}
             return ", ".join([WORDS[self.backend], *(words for words, holds in sharing.items() if holds)])
         own = self.lm.config.get_text_config()._attn_implementation  # noqa: SLF001
         return f"the model's own {own} attention, padded" + (", dense head" if self.path == "dense" else "")
@@ -71,8 +83,9 @@ class Policy:
     def logps(self, pairs: Sequence[Pair]) -> Tensor:
         """Summed log p(completion | prompt) in nats: [B] float32, differentiable."""
         if self.path == "packed" and self.backend is not None and self.head is not None:
-            return packed_logps(self.lm, self.head, pack_pairs(pairs, share=self.share), self.backend, self.device)
-        return padded_logps(self.lm, self.head if self.path == "padded" else None, pairs, self.device)
+            return self._packed(self.head, pack_pairs(pairs, share=self.share), self.backend)
+        head = self.head if self.path == "padded" else None
+        return self.inside(lambda: padded_logps(self.lm, head, pairs, self.device))
 
     def logps_with_kl(
         self, pairs: Sequence[Pair], kl_pairs: Sequence[Pair], kl_rows: Sequence[int], *, token_budget: int
@@ -83,29 +96,61 @@ class Policy:
         no dropout is active. A prompt whose left was cut for a longer completion is computed anew.
         """
         if not self.continues or self.path != "packed" or self.backend is None or self.head is None:
-            return self.logps(pairs), self.score(kl_pairs, token_budget=token_budget)
+            return self.logps(pairs), self._score_here(kl_pairs, self.kl_cuts(kl_pairs, token_budget=token_budget))
         pack, memory = pack_pairs(pairs, share=self.share), Memory()
-        logps_B = packed_logps(self.lm, self.head, pack, self.backend, self.device, capture=memory)
+        logps_B = self._packed(self.head, pack, self.backend, capture=memory)
         with torch.no_grad():
             kl_logps_M = torch.zeros(len(kl_pairs), device=self.device, dtype=logps_B.dtype)
-            for cut in cut_units(kl_pairs, token_budget=token_budget, share=False):
+            for cut in self.kl_cuts(kl_pairs, token_budget=token_budget):
+                has_new = any(len(kl_pairs[m].completion_ids) > 1 for m in cut)  # else there is nothing to run
                 paths = [
                     pack.prompt_paths[kl_rows[m]]
-                    if len(kl_pairs[m].prompt_ids) == len(pairs[kl_rows[m]].prompt_ids)
+                    if has_new and len(kl_pairs[m].prompt_ids) == len(pairs[kl_rows[m]].prompt_ids)
                     else None
                     for m in cut
                 ]
                 more = pack_continuations([kl_pairs[m] for m in cut], paths, pack.num_tokens)
-                kl_logps_M[to_device(cut, self.device)] = packed_logps(
-                    self.lm, self.head, more, self.backend, self.device, memory=memory
-                )
+                kl_logps_M[to_device(cut, self.device)] = self._packed(self.head, more, self.backend, memory=memory)
         return logps_B, kl_logps_M
 
+    def kl_cuts(self, kl_pairs: Sequence[Pair], *, token_budget: int) -> list[IntArray]:
+        """The forward passes that ``logps_with_kl`` adds for mismatched pairs."""
+        if not self.continues or self.path != "packed":
+            return self.cuts(kl_pairs, token_budget=token_budget)
+        return cut_units(kl_pairs, token_budget=token_budget, share=False)
+
     def score(self, pairs: Sequence[Pair], *, token_budget: int) -> Tensor:
-        """``logps`` of any number of pairs without gradient, [len(pairs)]."""
+        """``logps`` of any number of pairs without gradient, [len(pairs)]: shared out over the world's processes."""
+        if self.world.size == 1:
+            return self._score_here(pairs, self.cuts(pairs, token_budget=token_budget))
+        packed = self.share and self.path == "packed"
+        cuts = [
+            [np.asarray(share)[cut] for cut in self.cuts([pairs[row] for row in share], token_budget=token_budget)]
+            for share in share_units(pairs, [(row,) for row in range(len(pairs))], self.world.size, share=packed)
+        ]
+        own = cuts[self.world.rank]
+        values = self._score_here(pairs, own)
+        self.idle(max(map(len, cuts)) - len(own))
+        return self.world.add_up(values)
+
+    def idle(self, count: int) -> None:
+        """Where weights are sharded: run the model ``count`` times for nothing, beside processes that have rows."""
+        with torch.no_grad():
+            for _ in range(count if self.sharded else 0):
+                self.logps([IDLE])
+
+    def inside(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns, with the weights at hand that lie outside the decoder layers."""
+        return cast("T", self.root(compute))
+
+    def _packed(self, head: Head, pack: Pack, backend: Backend, **memories: Memory) -> Tensor:
+        return self.inside(lambda: packed_logps(self.lm, head, pack, backend, self.device, **memories))
+
+    def _score_here(self, pairs: Sequence[Pair], cuts: Sequence[IntArray]) -> Tensor:
+        """[len(pairs)]; zero where no cut has the pair."""
         values = torch.zeros(len(pairs), device=self.device, dtype=torch.promote_types(self.dtype, torch.float32))
         with torch.no_grad():
-            for cut in self.cuts(pairs, token_budget=token_budget):
+            for cut in cuts:
                 values[to_device(cut, self.device)] = self.logps([pairs[index] for index in cut])
         return values
 
@@ -153,11 +198,14 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.device | None = None) -> Policy:
+def load_policy(
+    model_path: str, config: AlignmentConfig, *, device: torch.device | None = None, world: World = ALONE
+) -> Policy:
     """Load base and tokenizer (safetensors only, no remote code, no network for a local folder) and add adapters.
 
     The adapters depend on ``config.seed`` only. Raises ModelError with a sentence for the user.
     """
+    sharded = world.size > 1 and config.parallel == "fsdp"
     device = device or resolve_device()
     dtype = resolve_dtype(config.precision, device)
     try:
@@ -176,12 +224,12 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         base.set_attn_implementation("eager")  # SDPA has no soft-cap
     if len(tokenizer) > base.get_input_embeddings().num_embeddings:
         raise ModelError("The tokenizer has more tokens than the model has embeddings; they do not belong together.")
-    model = adapt(base.to(device), config)
+    model = adapt(base if sharded else base.to(device), config)  # sharded weights go to the device layer by layer
     fuse(model)
     if config.compile:
         compile_layers(base)
     contexts = backend not in ("flash", "varlen") or aligned_to_last_key(backend, device, dtype)
-    return Policy(
+    policy = Policy(
         model=model,
         tokenizer=tokenizer,
         folder=folder,
@@ -193,7 +241,12 @@ def load_policy(model_path: str, config: AlignmentConfig, *, device: torch.devic
         dropout=config.lora.dropout,
         share=config.share_prefixes and contexts,
         continues=contexts,
+        world=world,
+        sharded=sharded,
     )
+    if sharded:
+        shard_base(policy.root, device, world.size)
+    return policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +278,10 @@ def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
     if not pairs:
         return None
     mixed = [Pair(x.prompt_ids, y.completion_ids) for x, y in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
-    left: list[str] = []
+    left = _without_contexts(policy)
     with torch.no_grad():
         with unfused():
-            own_B = torch.cat([padded_logps(policy.lm, None, [pair], policy.device) for pair in [*pairs, *mixed]])
+            own_B = torch.cat([_own_logps(policy, pair) for pair in [*pairs, *mixed]])
         num_tokens_B = torch.tensor([len(pair.completion_ids) for pair in [*pairs, *mixed]], device=policy.device)
         allowed_B = tolerance(policy.dtype, own_B, num_tokens_B)
         for way in _ways(policy) if policy.head is not None else []:
@@ -237,18 +290,30 @@ def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
             try:
                 found_B = policy.logps([*pairs, *mixed])
                 rows_B, kl_B = policy.logps_with_kl(pairs, mixed, range(len(pairs)), token_budget=MAX_PROBE_TOKENS)
-            except (TypeError, ValueError, RuntimeError, KeyError) as error:  # a model or kernel without packed rows
-                if is_out_of_memory(error):
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:  # no packed rows here
+                if is_out_of_memory(error) or policy.sharded:  # weights half gathered: no other way can be tried
                     raise
                 left.append(f"{words} cannot be used with this model ({str(error).splitlines()[0]})")
                 continue
             difference_B = torch.maximum((found_B - own_B).abs(), (torch.cat([rows_B, kl_B]) - own_B).abs())
-            if bool((difference_B <= allowed_B).all()):
+            if not policy.world.any(not bool((difference_B <= allowed_B).all())):
                 return f"{'; '.join(left)}. Using {policy.attention_words}." if left else None
             left.append(f"{words} is off by up to {float(difference_B.max()):.3g} nats from one-row runs of this model")
     _Way("dense").take(policy)
     reason = "; ".join(left) or "The head is not one frozen linear layer"
     return f"{reason}. Using {policy.attention_words}."
+
+
+def _own_logps(policy: Policy, pair: Pair) -> Tensor:
+    return policy.inside(lambda: padded_logps(policy.lm, None, [pair], policy.device))
+
+
+def _without_contexts(policy: Policy) -> list[str]:
+    """What the kernel's causal mask costs where it is not aligned to the last key: ``load_policy`` shared nothing then."""
+    backend = policy.backend
+    if backend not in ("flash", "varlen") or aligned_to_last_key(backend, policy.device, policy.dtype):
+        return []
+    return [f"{WORDS[backend]} of the version installed cannot go on from a prefix, so nothing is shared"]
 
 
 def _ways(policy: Policy) -> list[_Way]:

@@ -1,20 +1,29 @@
-"""One optimizer step's mathematics: z0 over the whole step, then the gradient microbatch by microbatch."""
+"""One optimizer step's mathematics: z0 over the whole step, then the gradient microbatch by microbatch.
+
+With several processes each takes a share of the step's rows, and knows the others' shares. What is found out about rows lies
+in vectors as long as the whole batch, zero where another process computes: one sum completes them, in the order of one
+process alone, whatever classes or however many rows a process has.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worker.alignment.config import AlignmentConfig, KlScope
-from worker.alignment.dataset import Pair
+from worker.alignment.dataset import IntArray, Pair
+from worker.alignment.distributed import reduce_gradients
 from worker.alignment.losses import KlEstimate, LossSettings, kl_sums, losses, pooled_kl
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray
 from worker.alignment.scoring import to_device
+from worker.alignment.sharding import IDLE
+from worker.alignment.shares import deal, share_units
 
 MIN_KL_ROWS = 16
 """Rows of a microbatch whose z0 is its own (``kl_scope=microbatch``): fewer make it noise."""
@@ -95,30 +104,43 @@ class _Cut:
     """[m] places among the batch's mismatched pairs, on the device."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Round:
+    """What the processes do at the same time: one cut each, or none where a process has no more."""
+
+    cut: _Cut | None
+    """This process's."""
+    kl_passes: int
+    """Forward passes for mismatched pairs beside it, of the process that needs most."""
+    own_kl_passes: int
+
+
 def backward_step(policy: Policy, batch: StepBatch, settings: StepSettings) -> StepResult:
     """Leave the gradient of the step's mean loss in the adapters' ``.grad`` (which must be empty).
 
-    z0 is pooled over all mismatched pairs of the step and clamped once. When the step is one forward pass, the KL pass goes
-    on from its keys and values; with several, z0 comes from a pass before. So loss and gradient do not depend on how the step
-    is cut. Log-ratios and z0 are free of dropout: where adapters have some, the rows are scored without it first, and the
-    noisy pass only carries the gradient. The host waits for the device once, at the end.
+    z0 is pooled over all mismatched pairs of the step and clamped once. When the step is one forward pass (in every
+    process), the KL pass goes on from its keys and values; with several, z0 comes from a pass before. So loss and gradient
+    do not depend on how the step is cut. Log-ratios and z0 are free of dropout: where adapters have some, the rows are
+    scored without it first, and the noisy pass only carries the gradient. The host waits for the device once, at the end.
+
+    All processes of ``policy.world`` are given the same batch, and end with the same gradient and result.
     """
-    cuts = _cuts(policy, batch, settings)
-    run = _Run(policy, batch, settings)
-    own_kl = settings.kl_scope == "microbatch" or len(cuts) == 1
+    rounds = _rounds(policy, batch, settings)
+    run = _Run(policy, batch, settings, pooled_later=len(rounds) == 1 and settings.kl_scope == "step")
     if policy.dropout:
-        run.score_first(cuts)
-    elif settings.loss.needs_kl and not own_kl:
+        run.score_first(rounds)
+    elif settings.loss.needs_kl and settings.kl_scope == "step" and len(rounds) > 1:
         run.score_kl_first()
-    for cut in cuts:
-        run.backward(cut)
+    for each in rounds:
+        run.backward(each)
+    reduce_gradients(policy.parameters(), policy.world)
     return run.result()
 
 
 class _Run:
     """What one step has found out so far."""
 
-    def __init__(self, policy: Policy, batch: StepBatch, settings: StepSettings) -> None:
+    def __init__(self, policy: Policy, batch: StepBatch, settings: StepSettings, *, pooled_later: bool) -> None:
         self.policy, self.batch, self.settings = policy, batch, settings
         device = policy.device
         wide = torch.float64  # sums of a thousand nats: their difference deserves the digits
@@ -131,6 +153,8 @@ class _Run:
         """Log-ratios of the mismatched pairs."""
         self.loss = torch.zeros((), dtype=wide, device=device)
         self.is_scored = self.has_kl = False
+        self.pooled_later = pooled_later
+        """z0 is that of the whole step, known once the only round has run forward."""
         sft = settings.loss.objective == "sft"
         self.denominator = float(batch.num_completion_tokens if sft else batch.num_units)
 
@@ -139,28 +163,57 @@ class _Run:
         self.kl_M = scored_M.double() - self.kl_reference_M
         self.has_kl = True
 
-    def score_first(self, cuts: Sequence[_Cut]) -> None:
+    def score_first(self, rounds: Sequence[_Round]) -> None:
         """Log-probs of rows and mismatched pairs without gradient or dropout."""
         with torch.no_grad():
-            for cut in cuts:
-                self.logps_B[cut.rows] = self._forward(cut).double()
+            for each in rounds:
+                if each.cut is None:
+                    self.policy.idle(1)
+                else:
+                    self.logps_B[each.cut.rows] = self._forward(each.cut).double()
+                self.policy.idle(each.kl_passes - each.own_kl_passes)
+        if self.settings.kl_scope == "step":
+            self.policy.world.add_up(self.kl_M)
         self.is_scored = self.has_kl = True
 
-    def backward(self, cut: _Cut) -> None:
-        """Add the gradient of one cut."""
+    def backward(self, each: _Round) -> None:
+        """Add the gradient of one round."""
         if self.is_scored:
             with self.policy.training_noise():
-                noisy_B = self.policy.logps(cut.pairs).double()
+                self._backward_noisy(each.cut)
+            return
+        if each.cut is None:
+            logps_B = self._idle_logps()
+        else:
+            logps_B = (self.policy.logps(each.cut.pairs) if self.has_kl else self._forward(each.cut)).double()
+            self.logps_B[each.cut.rows] = logps_B.detach()
+        if not self.has_kl:
+            self.policy.idle(each.kl_passes - each.own_kl_passes)
+            if self.pooled_later:
+                self.policy.world.add_up(self.kl_M)
+        total = self._losses(each.cut, logps_B) if each.cut is not None else logps_B.sum() * 0
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
+
+    def _backward_noisy(self, cut: _Cut | None) -> None:
+        """The gradient by log-probs with dropout, its factors by those without."""
+        if cut is None:
+            noisy_B = self._idle_logps()
+            slopes_B = torch.zeros_like(noisy_B)
+        else:
+            noisy_B = self.policy.logps(cut.pairs).double()
             clean_B = self.logps_B[cut.rows].requires_grad_()
             (slopes_B,) = torch.autograd.grad(self._losses(cut, clean_B), clean_B)
+        if noisy_B.requires_grad:
             (noisy_B * slopes_B).sum().backward()  # type: ignore[no-untyped-call]
-            return
-        logps_B = (self.policy.logps(cut.pairs) if self.has_kl else self._forward(cut)).double()
-        self.logps_B[cut.rows] = logps_B.detach()
-        self._losses(cut, logps_B).backward()  # type: ignore[no-untyped-call]
+
+    def _idle_logps(self) -> Tensor:
+        """What stands for the log-probs of a process without rows: nothing, or a pass beside those that gather weights."""
+        return self.policy.logps([IDLE]).double() if self.policy.sharded else torch.zeros(0)
 
     def result(self) -> StepResult:
         batch, loss = self.batch, self.settings.loss
+        self._complete()
         logps_B = self.logps_B.cpu()
         bad = [batch.ids[index] for index in torch.nonzero(~torch.isfinite(logps_B)).flatten().tolist()]
         rewards_B = self.rewards_B.cpu()
@@ -173,6 +226,17 @@ class _Run:
             accuracy=None if wins_P is None else float(wins_P.mean()),
             bad_ids=bad,
         )
+
+    def _complete(self) -> None:
+        """Put together what the processes found, by one sum."""
+        if self.policy.world.size == 1:
+            return
+        parts = [self.loss[None], self.logps_B, self.rewards_B]
+        if self.settings.kl_scope == "microbatch":  # else it was needed, and put together, before the loss
+            parts.append(self.kl_M)
+        found = torch.split(self.policy.world.add_up(torch.cat(parts)), [len(part) for part in parts])
+        self.loss, self.logps_B, self.rewards_B = found[0][0], found[1], found[2]
+        self.kl_M = found[3] if len(found) > 3 else self.kl_M
 
     def _forward(self, cut: _Cut) -> Tensor:
         """Log-probs of the cut's rows; those of its mismatched pairs are kept."""
@@ -198,14 +262,43 @@ class _Run:
         return found.total
 
 
-def _cuts(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[_Cut]:
-    min_rows = MIN_KL_ROWS if settings.kl_scope == "microbatch" else 1
+def _rounds(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[_Round]:
+    place_of = {row: place for place, row in enumerate(batch.kl_rows)} if settings.loss.needs_kl else {}
+
+    def passes(rows: IntArray | None) -> int:
+        if rows is None or not policy.sharded:
+            return 0
+        kl_pairs = [batch.kl_pairs[place_of[row]] for row in sorted(rows.tolist()) if row in place_of]
+        return len(policy.kl_cuts(kl_pairs, token_budget=settings.token_budget)) if kl_pairs else 0
+
+    rounds = []
+    for at_once in zip_longest(*_cuts(policy, batch, settings)):
+        counts, own = [passes(rows) for rows in at_once], at_once[policy.world.rank]
+        cut = None if own is None else _cut_of(policy, batch, sorted(own.tolist()), place_of)
+        rounds.append(_Round(cut, max(counts), counts[policy.world.rank]))
+    return rounds
+
+
+def _cuts(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[list[IntArray]]:
+    """For each process its cuts: places of rows. Where z0 is a cut's own, whole cuts are dealt to the processes."""
     members: dict[int, list[int]] = {}
     for row, unit in enumerate(batch.units):
         members.setdefault(unit, []).append(row)
-    cuts = policy.cuts(batch.pairs, list(members.values()), token_budget=settings.token_budget, min_rows=min_rows)
-    place_of = {row: place for place, row in enumerate(batch.kl_rows)} if settings.loss.needs_kl else {}
-    return [_cut_of(policy, batch, sorted(rows.tolist()), place_of) for rows in cuts]
+    units, size, budget = list(members.values()), policy.world.size, settings.token_budget
+    if size == 1 or settings.kl_scope == "microbatch":
+        min_rows = MIN_KL_ROWS if settings.kl_scope == "microbatch" else 1
+        cuts = policy.cuts(batch.pairs, units, token_budget=budget, min_rows=min_rows)
+        costs = [sum(len(ids) for row in cut for ids in batch.pairs[row]) for cut in cuts]
+        return [cuts] if size == 1 else [[cuts[place] for place in places] for places in deal(costs, size)]
+    shares = share_units(batch.pairs, units, size, share=policy.share and policy.path == "packed")
+    return [_cut_share(policy, batch, [units[unit] for unit in share], budget) for share in shares]
+
+
+def _cut_share(policy: Policy, batch: StepBatch, units: Sequence[Sequence[int]], token_budget: int) -> list[IntArray]:
+    rows = np.asarray([row for unit in units for row in unit], dtype=np.int64)
+    ends = np.cumsum([len(unit) for unit in units]).tolist()
+    own = [range(end - len(unit), end) for unit, end in zip(units, ends, strict=True)]
+    return [rows[cut] for cut in policy.cuts([batch.pairs[row] for row in rows], own, token_budget=token_budget)]
 
 
 def _cut_of(policy: Policy, batch: StepBatch, rows: list[int], place_of: dict[int, int]) -> _Cut:
