@@ -12,12 +12,22 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    Exaone4Config,
     Gemma2Config,
     Gemma3TextConfig,
+    GptOssConfig,
+    GraniteConfig,
+    Lfm2Config,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3NextConfig,
+    SmolLM3Config,
 )
 
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings, TrainSpec
@@ -42,6 +52,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+LOCAL_GLOBAL = ["sliding_attention", "full_attention"]
 CONFIGS: dict[str, Any] = {
     "llama": lambda v: LlamaConfig(vocab_size=v, tie_word_embeddings=True, **SIZES),
     "qwen3": lambda v: Qwen3Config(vocab_size=v, tie_word_embeddings=False, **SIZES),
@@ -55,7 +66,54 @@ CONFIGS: dict[str, Any] = {
         **SIZES,
     ),
     "gemma3": lambda v: Gemma3TextConfig(vocab_size=v, sliding_window=16, query_pre_attn_scalar=8, **SIZES),
+    "cohere2": lambda v: Cohere2Config(vocab_size=v, sliding_window=16, layer_types=LOCAL_GLOBAL, **SIZES),
+    "exaone4": lambda v: Exaone4Config(vocab_size=v, sliding_window=16, layer_types=LOCAL_GLOBAL, **SIZES),
+    "gpt_oss": lambda v: GptOssConfig(
+        vocab_size=v,
+        sliding_window=16,
+        layer_types=LOCAL_GLOBAL,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        **SIZES,
+    ),
+    "granite": lambda v: GraniteConfig(
+        vocab_size=v,
+        attention_multiplier=0.2,
+        logits_scaling=3.0,
+        residual_multiplier=0.7,
+        embedding_multiplier=2.0,
+        **SIZES,
+    ),
+    "phi": lambda v: PhiConfig(vocab_size=v, partial_rotary_factor=0.5, **SIZES),
+    "phi3": lambda v: Phi3Config(vocab_size=v, sliding_window=16, **SIZES),
+    "smollm3": lambda v: SmolLM3Config(vocab_size=v, no_rope_layers=[1, 0], **SIZES),
+    "llama4": lambda v: _llama4(v),
+    "llama4_long": lambda v: _llama4(v, attn_temperature_tuning=True, floor_scale=8, attn_scale=0.5),
+    "lfm2": lambda v: Lfm2Config(vocab_size=v, layer_types=["conv", "full_attention"], **SIZES),
+    "qwen3_next": lambda v: Qwen3NextConfig(
+        vocab_size=v,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=0,
+        mlp_only_layers=[0, 1],
+        **SIZES,
+    ),
 }
+
+
+def _llama4(vocab_size: int, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "attention_chunk_size": 24,
+        "layer_types": ["chunked_attention", "full_attention"],
+        "no_rope_layers": [1, 0],
+        "attn_temperature_tuning": False,
+        "moe_layers": [],  # its router is a linear layer that returns a pair: peft cannot adapt it
+        "intermediate_size_mlp": 48,
+    }
+    return Llama4TextConfig(vocab_size=vocab_size, **(SIZES | settings | changes))
 
 
 @lru_cache(maxsize=1)

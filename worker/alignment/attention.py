@@ -2,8 +2,9 @@
 
 Registered with transformers under one name; a model runs it only inside ``packed(...)`` and keeps its own attention for
 everything else (generation, the padded path). The mask library makes no mask for a name it does not know, so no [T, T]
-tensor exists. A layer that needs what a backend cannot do (a soft-cap in SDPA) is computed explicitly; models that mix
-tokens outside attention (convolutions, linear attention) cannot be packed, and the start-of-run probe finds them.
+tensor exists. A layer that needs what a backend cannot do goes another way: chunks in a kernel without them by SDPA, a
+soft-cap in SDPA and sinks written out. Models that mix tokens outside attention (convolutions, linear attention) cannot be
+packed, and the start-of-run probe finds them.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from transformers import AttentionInterface
 
 from worker.alignment import varlen
 from worker.alignment.config import Attention
+from worker.alignment.flex import Blocks, flex
 from worker.alignment.memory import recomputing
 from worker.alignment.packing import Pack, Strand
 
-Backend = Literal["flash", "varlen", "sdpa"]
+Backend = Literal["flash", "varlen", "flex", "sdpa"]
 NAME = "kto_packed"
 WORDS: dict[Backend, str] = {
     "flash": "flash-attn, packed",
     "varlen": "PyTorch varlen attention, packed",
+    "flex": "FlexAttention, packed",
     "sdpa": "SDPA per sequence, packed",
 }
 
@@ -55,17 +58,20 @@ class Layout:
     """Where the strands' contexts are."""
     capture: Memory | None = None
     """Where this forward's keys and values are kept."""
-    masks: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
-    """By (tokens, context, window), shared by the layers of one forward."""
+    masks: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict)
+    """By (tokens, context, window, chunk), shared by the layers of one forward."""
     variable: varlen.Lengths | None = None
+    blocks: Blocks | None = None
     pieces: tuple[list[int], list[list[int]]] | None = None
 
 
-def choose_backend(setting: Attention, device: torch.device, dtype: torch.dtype) -> Backend | None:
+def choose_backend(
+    setting: Attention, device: torch.device, dtype: torch.dtype, *, gradients: bool = True
+) -> Backend | None:
     """The packed backend for a setting; None means the padded path with the model's own attention.
 
     ``auto`` takes flash-attn where it is installed, else PyTorch's varlen attention, on CUDA in half precision; SDPA
-    per sequence everywhere else. Raises ValueError where a named backend cannot run here.
+    per sequence everywhere else. Raises ValueError where a named backend cannot run here, or give ``gradients``.
     """
     half_on_cuda = device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
     flash = half_on_cuda and importlib.util.find_spec("flash_attn") is not None
@@ -83,6 +89,10 @@ def choose_backend(setting: Attention, device: torch.device, dtype: torch.dtype)
             if not has_varlen:
                 raise ValueError("attention varlen needs torch.nn.attention.varlen, a CUDA device and bfloat16")
             return "varlen"
+        case "flex":
+            if gradients and device.type != "cuda":
+                raise ValueError("attention flex needs a CUDA device: it cannot train on a CPU; use sdpa or auto")
+            return "flex"
         case _:
             return "flash" if flash else "varlen" if has_varlen else "sdpa"
 
@@ -120,22 +130,21 @@ def packed_attention(
     """
     layout = kto_layout
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    window = sliding_window or getattr(module, "sliding_window", None) or 0
+    window, chunk = _reach(module, sliding_window, layout.pack.longest)
+    if getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True):
+        raise ValueError("it scales its queries by their place in the row")  # Llama 4's long-context layers
     if layout.capture is not None and not recomputing():
         layout.capture.layers[id(module)] = key.detach(), value.detach()
     memory = layout.memory.layers[id(module)] if layout.memory is not None else None
-    if s_aux is None and (layout.backend == "flash" or (layout.backend == "varlen" and softcap is None)):
-        if layout.variable is None:
-            layout.variable = varlen.lengths_of(layout.pack, layout.device, memory[0].shape[2] if memory else 0)
+    if s_aux is None and _one_call(layout.backend, chunk, softcap):
         if memory is not None:
             key, value = torch.cat([memory[0], key], dim=2), torch.cat([memory[1], value], dim=2)
-        attend = varlen.flash if layout.backend == "flash" else varlen.torch_varlen
-        return attend(query, key, value, layout.variable, scale, window, softcap), None
+        return _in_one_call(layout, query, key, value, scale, (window, chunk), softcap), None
     keys, values = _keys_of(layout, key, memory and memory[0]), _keys_of(layout, value, memory and memory[1])
     queries = torch.split(query, [strand.length for strand in layout.pack.strands], dim=2)
     outputs = []
     for strand, q, k, v in zip(layout.pack.strands, queries, keys, values, strict=True):
-        mask = _mask(layout, strand, window)
+        mask = _mask(layout, strand, window, chunk)
         if softcap is not None or s_aux is not None:
             outputs.append(_explicit(q, k, v, mask, scale, softcap, s_aux))
         else:
@@ -146,6 +155,58 @@ def packed_attention(
                 )
             )
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _reach(module: torch.nn.Module, sliding_window: int | None, longest: int) -> tuple[int, int]:
+    """How far a layer sees, (window, chunk) in tokens; 0: there is none, or no sequence is longer.
+
+    Masks of chunks, and some of windows, are made outside the layer, from the kind that the config gives each.
+    """
+    config = getattr(module, "config", None)
+    kinds, index = getattr(config, "layer_types", None) or (), getattr(module, "layer_idx", None)
+    kind = kinds[index] if index is not None and index < len(kinds) else None
+    window, chunk = sliding_window or 0, 0
+    if kind == "chunked_attention":
+        window, chunk = 0, int(getattr(config, "attention_chunk_size", None) or 0)
+    elif not window and kind != "full_attention":
+        window = getattr(module, "sliding_window", None) or 0
+        if not window and kind == "sliding_attention":
+            window = int(getattr(config, "sliding_window", None) or 0)
+    return (window if window < longest else 0), (chunk if chunk < longest else 0)
+
+
+def _one_call(backend: Backend, chunk: int, softcap: float | None) -> bool:
+    """Whether the backend's kernel does all strands of such a layer."""
+    match backend:
+        case "flex":
+            return True
+        case "flash":
+            return not chunk
+        case "varlen":
+            return not chunk and softcap is None
+        case "sdpa":
+            return False
+
+
+def _in_one_call(
+    layout: Layout,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    reach: tuple[int, int],
+    softcap: float | None,
+) -> Tensor:
+    """``key`` and ``value`` begin with the memory's: [1, kv_heads, memory + T, D] -> [1, T, heads, D]."""
+    memory_tokens = key.shape[2] - query.shape[2]
+    if layout.backend == "flex":
+        if layout.blocks is None:
+            layout.blocks = Blocks(layout.pack, layout.device, memory_tokens)
+        return flex(query, key, value, layout.blocks.mask(*reach), scale, softcap)
+    if layout.variable is None:
+        layout.variable = varlen.lengths_of(layout.pack, layout.device, memory_tokens)
+    attend = varlen.flash if layout.backend == "flash" else varlen.torch_varlen
+    return attend(query, key, value, layout.variable, scale, reach[0], softcap)
 
 
 def _keys_of(layout: Layout, own: Tensor, memory: Tensor | None) -> list[Tensor]:
@@ -186,17 +247,23 @@ def _pieces(pack: Pack) -> tuple[list[int], list[list[int]]]:
     return sizes, members
 
 
-def _mask(layout: Layout, strand: Strand, window: int) -> Tensor | None:
+def _mask(layout: Layout, strand: Strand, window: int, chunk: int) -> Tensor | None:
     """Which keys each token sees, [length, context + length]; None where plain causal attention is that."""
     context = strand.num_context
-    window = window if 0 < window < context + strand.length else 0
-    if not context and not window:
+    total = context + strand.length
+    window, chunk = (window if window < total else 0), (chunk if chunk < total else 0)
+    if not context and not window and not chunk:
         return None
-    key = (strand.length, context, window)
+    key = (strand.length, context, window, chunk)
     if key not in layout.masks:
-        queries = torch.arange(context, context + strand.length, device=layout.device)
-        distance = queries[:, None] - torch.arange(context + strand.length, device=layout.device)[None, :]
-        layout.masks[key] = (distance >= 0) & (distance < window) if window else distance >= 0
+        queries = torch.arange(context, total, device=layout.device)[:, None]
+        keys = torch.arange(total, device=layout.device)[None, :]
+        mask = keys <= queries
+        if window:
+            mask &= queries - keys < window
+        if chunk:
+            mask &= keys >= queries // chunk * chunk
+        layout.masks[key] = mask
     return layout.masks[key]
 
 

@@ -39,7 +39,7 @@ def packed_logps(
     if pack.num_tokens:
         layout = Layout(pack, backend, device, memory=memory, capture=capture)
         with packed(lm):
-            output = lm.base_model(
+            output = body_of(lm)(
                 input_ids=to_device(pack.token_ids, device)[None],
                 position_ids=to_device(pack.position_ids, device)[None],
                 use_cache=False,
@@ -70,12 +70,17 @@ def padded_logps(lm: Any, head: Head | None, pairs: Sequence[Pair], device: torc
     targets_N = to_device(np.concatenate([pair.completion_ids for pair in pairs]), device)
     lengths_B = to_device(np.asarray([len(pair.completion_ids) for pair in pairs]), device)
     if head is not None:
-        hidden_BTH = lm.base_model(**arguments).last_hidden_state
+        hidden_BTH = body_of(lm)(**arguments).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, picks_N)
         return sum_by_row(frozen_head_logps(hidden_NH, targets_N, head), lengths_B)
     logits_NV = lm(**arguments).logits.flatten(0, 1).index_select(0, picks_N)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     return sum_by_row(logits_NV.log_softmax(-1).gather(1, targets_N[:, None]).squeeze(1), lengths_B)
+
+
+def body_of(lm: Any) -> Any:
+    """The model under the head; transformers' own name for it leads nowhere in Llama 4's text model."""
+    return lm.base_model if lm.base_model is not lm else lm.model
 
 
 def tolerance(dtype: torch.dtype, logps_B: Tensor, num_tokens_B: Tensor) -> Tensor:

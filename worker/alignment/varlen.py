@@ -114,9 +114,12 @@ def aligned_to_last_key(backend: str, device: torch.device, dtype: torch.dtype) 
     """
     generator = torch.Generator(device="cpu").manual_seed(0)
     q, k, v = (torch.randn(1, 2, n, 64, generator=generator).to(device, dtype) for n in (16, 48, 48))
-    ends = (torch.tensor([0, n], dtype=torch.int32, device=device) for n in (16, 48))
+    few, many = (torch.tensor([0, n], dtype=torch.int32, device=device) for n in (16, 48))
     attend = flash if backend == "flash" else torch_varlen
-    found = attend(q, k, v, Lengths(*ends, 16, 48, None), 0.125, 0, None)
+    try:
+        found = attend(q, k, v, Lengths(few, many, 16, 48, None), 0.125, 0, None)
+    except RuntimeError:  # a kernel that does not run on this device: the start-of-run probe says so
+        return False
     distance = torch.arange(32, 48, device=device)[:, None] - torch.arange(48, device=device)[None, :]
     right = functional.scaled_dot_product_attention(q, k, v, attn_mask=distance >= 0, scale=0.125)
     return bool((found - right.transpose(1, 2)).abs().max() < 0.05)
