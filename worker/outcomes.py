@@ -13,17 +13,8 @@ OUT_OF_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "can't allocat
 
 REFUSED = 2
 """Exit code of a trainer that refused its spec: nothing was written, the last line names the field and the remedy."""
-MODEL_FIELDS = {
-    "base_model",
-    "model_path",
-    "tokenizer",
-    "chat_template",
-    "init_adapter",
-    "reference",
-    "lora",
-    "quantization",
-}
-DATA_FIELDS = {"snapshot", "snapshot_dir", "train", "dev", "max_length", "long_rows", "allow_incomplete", "objective"}
+MODEL_FIELDS = {"base_model", "init_adapter", "reference", "quantization", "lora"}
+DATA_FIELDS = {"snapshot_dir", "objective", "max_length", "long_rows", "allow_incomplete"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from app.core.storage import data_dir
 from app.models import Checkpoint, Evaluation, Run, RunEvent
+from app.registry.service import make_version
 from app.runs import lifecycle, reaping, service
 from tests.alignment import tiny
 from tests.runs import samples
@@ -109,3 +110,41 @@ def test_stop_and_save_keeps_the_last_finished_step(real):
         select(Checkpoint.step).where(Checkpoint.run_id == run.id).order_by(Checkpoint.step.desc()).limit(1)
     )
     assert newest == run.step
+
+
+def test_what_the_trainer_refuses_is_the_runs_failure(live):
+    run = live.launch()  # its model is a folder without a real tokenizer
+    live.db.commit()
+    supervisor.supervise(run.id, "gpu-1")
+    run = reload(live, run)
+    assert (run.status, run.failure_reason) == ("failed", "model"), service.log_tail(run.id, 1)
+    assert run.failure_message is not None
+    assert run.failure_message.startswith("base_model: ")
+    assert "\n" not in run.failure_message
+    assert {file.name for file in service.attempt_folder(run.id, 1).iterdir()} == {"spec.json", "log.txt"}
+
+
+def test_a_version_is_trained_further_on_pairs(real):
+    labels = [tiny.record(number) | {"prompt": tiny.record(number // 2)["prompt"]} for number in range(40)]
+    for number, record in enumerate(labels):
+        record["label"] = number % 2 == 0
+    real.snapshot = samples.freeze(real.db, real.project, labels, labels[:8], name="pairs")
+    evaluation = EvaluationSettings(interval_steps=2, samples_per_prompt=2, prompts_per_category=1, max_new_tokens=4)
+    settings = {"base_model": real.model, "max_steps": 2, "batch_size": 4, "evaluation": evaluation}
+    runs: list[Run] = []
+    for changes in ({}, {"objective": "dpo", "init_adapter": "v1", "reference": "adapter"}):
+        config = tiny.config(**settings, **changes)
+        run = service.launch(
+            real.db, real.project, None, config=config, snapshot=real.snapshot, launch_key=f"{len(runs)}"
+        )
+        real.db.commit()
+        assert supervisor.supervise(run.id, "gpu-1") == "succeeded", service.log_tail(run.id, 1)
+        real.db.rollback()
+        checkpoint = real.db.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id)).one()
+        make_version(real.db, project=real.project, checkpoint_id=checkpoint.id, user=None)
+        real.db.commit()
+        runs.append(run)
+    found = figures(real, runs[1])
+    assert found[1]["rewards/margins"] == pytest.approx(0, abs=1e-6), "the version itself is the reference"
+    assert found[2]["rewards/accuracies"] is not None
+    assert "kl" not in found[1]
