@@ -121,7 +121,7 @@ def random_batches(
 
     ``shared``: so many tokens of one system prompt stand before every prompt. ``scale`` shortens both for a small form.
     """
-    rng = np.random.default_rng(0)
+    rng, coin = np.random.default_rng(4), np.random.default_rng(2)
     system = rng.integers(3, vocab, shared)
     batches = []
     for _ in range(count):
@@ -131,7 +131,7 @@ def random_batches(
             completion = int(scale * np.clip(rng.lognormal(np.log(80), 0.7), 10, 390))
             own = rng.integers(3, vocab, prompt)
             pairs.append(Pair(np.concatenate([system, own]), rng.integers(3, vocab, completion)))
-        labels = [bool(value) for value in rng.random(rows) < 0.6]
+        labels = [bool(value) for value in coin.random(rows) < 0.6]
         batches.append(Batch(pairs, labels, rotated(pairs)))
     return batches
 

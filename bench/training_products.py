@@ -62,6 +62,16 @@ def products_of(batch: Batch, shape: Shape, rank: int) -> list[Product]:
     return [each for each in found if each.m > 0]
 
 
+def needed_flops(batch: Batch, shape: Shape) -> int:
+    """Floating-point operations on real tokens: the base model forward, and backward to its inputs; half of that for the
+    completions of mismatched pairs; the head as above. Attention and adapters, a few per cent, are left out."""
+    body = shape.layers * sum(wide * out for wide, out in shape.linears.values())
+    tokens = sum(len(pair.prompt_ids) + len(pair.completion_ids) - 1 for pair in batch.pairs)
+    scored = sum(len(pair.completion_ids) for pair in batch.pairs)
+    kl_tokens = sum(len(pair.completion_ids) - 1 for pair in batch.kl_pairs)
+    return 4 * body * tokens + 2 * body * kl_tokens + 2 * shape.hidden * shape.vocab * (2 * scored + kl_tokens)
+
+
 def _linear(positions: int, wide: int, out: int, rank: int) -> list[Product]:
     return [
         Product(positions, wide, out, "nt"),

@@ -1,14 +1,17 @@
-"""The benchmarks themselves: their names, and the two KTO steps that must agree."""
+"""The benchmarks that stand alone: their names, and what they say where they cannot run."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import subprocess
 
 import pytest
 
 from bench.report import main
+from tests.conftest import ROOT
 
-NAMES = ("training", "training_gpu", "collection", "evaluation", "pages")
+NAMES = ("training", "training_gpu", "parity", "collection", "evaluation", "pages")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,14 +35,27 @@ def test_without_a_gpu_training_gpu_says_so(
     assert "it needs a CUDA device" in capsys.readouterr().err
 
 
-def test_both_trainers_make_the_same_steps() -> None:
-    """Beside the speed: the plain step is an independent witness of ours, over several updates."""
-    import torch
+@pytest.mark.parametrize("name", ["training", "parity"])
+def test_without_trl_the_reason_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert main(name, importlib.import_module(f"bench.{name}").measure) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"bench.{name} could not run: TRL is not installed; pip install --no-deps -r bench/")
 
-    from bench.kto_step import Size, compare
 
-    size = Size(vocab=64, hidden=32, layers=2, heads=4, intermediate=48, rows_per_step=10, rounds=2)
-    rows = {each.name: each for each in compare(size, torch.device("cpu"), loss_within=1e-5, step_at_least=None)}
-    apart = rows["difference of loss, largest"]
-    assert (apart.n, apart.holds) == (3, True)
-    assert rows["our step"].n == rows["plain step"].n == 2
+def test_make_installs_trl_only_for_what_needs_it() -> None:
+    def commands(name: str) -> str:
+        return subprocess.run(
+            ["make", "-n", "bench", f"NAME={name}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "bench/requirements.lock" not in commands("pages")
+    make = (ROOT / "Makefile").read_text()
+    assert "AGAINST_TRL := training parity" in make
+    pins = (ROOT / "bench" / "requirements.lock").read_text().splitlines()
+    assert all("==" in line for line in pins if not line.startswith("#"))
+    assert any(line.startswith("trl==") for line in pins)
