@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from app.core.db import session_scope
 from app.core.storage import artifacts_root
-from app.models import ACTIVE, Checkpoint, Run, RunEvent
+from app.models import ACTIVE, Checkpoint, ModelVersion, Run, RunEvent
 from app.runs import lifecycle
 from worker.alignment.events import Event
 from worker.summary import summarise
@@ -98,8 +98,9 @@ class Recorder:
 
 
 def save_checkpoint(db: Session, run: Run, event: Event, attempt: int, attempt_dir: Path) -> None:
-    """Only with the manifest that the trainer told of; a later attempt's checkpoint of the same step takes its place.
+    """Only with the manifest that the trainer told of.
 
+    A later attempt's checkpoint of the same step takes its place, unless a version was made of it: that keeps its files.
     One that the keep policy has removed before this was read is noted as such: its evaluation follows.
     """
     folder = attempt_dir / event.data["path"]
@@ -123,11 +124,9 @@ def save_checkpoint(db: Session, run: Run, event: Event, attempt: int, attempt_d
         "removed_at": removed_at,
     }
     statement = insert(Checkpoint).values(project_id=run.project_id, run_id=run.id, step=event.data["step"], **values)
-    db.execute(
-        statement.on_conflict_do_update(
-            index_elements=["run_id", "step"], set_=values, where=Checkpoint.attempt <= attempt
-        )
-    )
+    is_version = select(ModelVersion.id).where(ModelVersion.checkpoint_id == Checkpoint.id).exists()
+    replaced = (Checkpoint.attempt <= attempt) & ~is_version
+    db.execute(statement.on_conflict_do_update(index_elements=["run_id", "step"], set_=values, where=replaced))
 
 
 def note_removal(db: Session, run: Run, event: Event, attempt_dir: Path) -> None:

@@ -41,9 +41,10 @@ def make_version(
 
     Raises NotFoundError across projects, ConflictError where the checkpoint's files are gone.
     """
-    checkpoint = db.scalar(
-        select(Checkpoint).where(Checkpoint.project_id == project.id, Checkpoint.id == checkpoint_id)
-    )
+    scope = (Checkpoint.project_id == project.id, Checkpoint.id == checkpoint_id)
+    # Before the checkpoint is read and before the project is locked: whoever records the run's checkpoints holds this.
+    db.execute(select(Run.id).join(Checkpoint).where(*scope).with_for_update(of=Run, read=True))
+    checkpoint = db.scalar(select(Checkpoint).where(*scope).execution_options(populate_existing=True))
     if checkpoint is None:
         raise NotFoundError("There is no such checkpoint.")
     _lock_project(db, project)

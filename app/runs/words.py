@@ -91,7 +91,8 @@ def _describe(event: RunEvent) -> tuple[str, str, str, str] | None:
         return icon, title, data.get("message", ""), tone
     if event.kind == "run_started":
         where = f"from step {num(data['start_step'])}" if data["start_step"] else "from the beginning"
-        rows = f"{num(data['num_train_rows'])} rows to train on, {num(data['num_skipped_rows'])} skipped"
+        pairs = f"{plural(data['num_units'], 'pair')} of " if data.get("objective") == "dpo" else ""
+        rows = f"{pairs}{num(data['num_train_rows'])} rows to train on, {num(data['num_skipped_rows'])} skipped"
         return "info-circle", f"Training {where} to {num(data['total_steps'])}", f"{data['attention']}; {rows}", ""
     if event.kind == "checkpoint_saved":
         return "device-floppy", f"Checkpoint {num(data['step'])} saved", f"{filesize(data['size_bytes'])}, checked", ""

@@ -19,6 +19,7 @@ from app.registry.keeping import KEEP
 from app.registry.service import make_version, previous_version, production, promote
 from tests.evaluations.support import checkpoint_of, estimate, evaluation_in, heldout, run_in
 from tests.factory import Factory
+from worker.alignment.retention import hide_checkpoint
 
 FAILING = heldout(auc_within_prompt=estimate(0.4, 0.3, 0.45))
 
@@ -79,6 +80,18 @@ def test_a_version_keeps_its_files_and_needs_them(db: Session, factory: Any) -> 
     with pytest.raises(ConflictError):
         request_export(db, version=version, kind="adapter", user=user)
     assert production(db, project.id) is None
+
+
+def test_the_mark_and_the_keep_policy_never_both_win(db: Session, factory: Any) -> None:
+    project = factory.project()
+    run = run_in(factory, project)
+    marked, hidden = checkpoint_of(factory, run, 10), checkpoint_of(factory, run, 20)
+    make_version(db, project=project, checkpoint_id=marked.id, user=None)
+    assert hide_checkpoint(artifact_path(marked.path)) is None
+    assert artifact_path(marked.path).is_dir()
+    assert hide_checkpoint(artifact_path(hidden.path)) is not None
+    with pytest.raises(ConflictError):
+        make_version(db, project=project, checkpoint_id=hidden.id, user=None)
 
 
 def test_a_failing_gate_wants_a_reason(db: Session, factory: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from app.core.db import session_scope
 from app.core.redis import get_redis
 from app.models import Checkpoint, RunEvent
+from app.registry.service import make_version
 from app.runs import lifecycle, reaping
 from app.runs.service import attempt_folder
 from worker.alignment.events import Event
@@ -156,6 +157,24 @@ def test_a_removal_speaks_for_the_attempts_own_folder(live):
     assert not removed_after(event(2, "checkpoint_removed", 4, **told), attempt_dir=other)
     assert removed_after(event(3, "checkpoint_removed", 4, **told))
     assert not removed_after(event(4, "checkpoint_saved", 2, **data)), "saved again"
+
+
+@pytest.mark.parametrize("is_version", [False, True])
+def test_a_later_attempt_takes_the_place_of_a_checkpoint_that_is_no_version(live, is_version):
+    run = live.launch()
+    for attempt in (1, 2):
+        lifecycle.claim(live.db, run.id, "gpu-1")
+        live.db.commit()
+        folder = attempt_folder(run.id, attempt)
+        saved = event(attempt, "checkpoint_saved", 2, **saved_checkpoint(folder))
+        Recorder(run.id, attempt).record([saved], attempt=attempt, attempt_dir=folder)
+        if attempt == 1 and is_version:
+            only = live.db.scalar(select(Checkpoint.id))
+            make_version(live.db, project=live.project, checkpoint_id=only, user=None)
+        lifecycle.interrupt(live.db, run.id, attempt, reason=lifecycle.LEASE_LOST, message="")
+        live.db.commit()
+    with session_scope() as db:
+        assert db.scalars(select(Checkpoint)).one().attempt == (1 if is_version else 2)
 
 
 def test_what_a_dead_supervisor_left_unread_is_caught_up(live):
