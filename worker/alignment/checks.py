@@ -29,6 +29,8 @@ NEW_SNAPSHOT = "freeze a new snapshot"
 class Checked:
     """A spec that may run, and what was read to know it."""
 
+    model_config: Any
+    """The base model's transformers config."""
     tokenizer: Any
     end_ids: frozenset[int]
     """Tokens that end an answer."""
@@ -73,6 +75,7 @@ def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: Fal
         with refused("resume_from"):
             check_same_data(manifest, snapshot_hash, total_steps(config, len(units.units)))
     return Checked(
+        model_config=model_config,
         tokenizer=tokenizer,
         end_ids=end_ids,
         train=Split(rows, train.skipped),

@@ -15,11 +15,12 @@ from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
 from worker.alignment.dataset import Encoder, Row, chat_template
 from worker.alignment.losses import LossSettings
-from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe
+from worker.alignment.planning import RunPlan, plan_run, refine
+from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe, resolve_device
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import environment_pins, pin_threads
-from worker.alignment.step import StepSettings
+from worker.alignment.step import StepSettings, backward_step
 from worker.alignment.units import form_units
 from worker.alignment.weights import ClassWeights, resolve_weights
 
@@ -42,6 +43,7 @@ class Prepared:
     """Distinct dev prompts with a category: what diversity is sampled on."""
     settings: StepSettings
     """Of every step; the class weights resolved."""
+    plan: RunPlan
     reference_key: str
     """Namespace of everything cached about the reference."""
     pins: dict[str, Any]
@@ -54,6 +56,7 @@ def prepare(spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: 
     train, dev = checked.train, checked.dev
     pin_threads(config, checked.manifest)
     progress("loading", 0, 1)
+    plan = plan_run(config, checked.model_config, train.rows, resolve_device(), pinned_layers=_pinned_layers(checked))
     policy = load_policy(spec.model_path, config)
     tell_rows(checked, config, report)
     if notice := probe(policy, [row.pair for row in probe_rows(train.rows)]):
@@ -91,6 +94,11 @@ def prepare(spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: 
     )
     if settings.loss.needs_kl and not train_split.kl_pairs:
         report.notice("No row has a partner with another prompt and conversation: kl stays 0.", warning=True)
+    heaviest = train_split.batch(heaviest_units(train.rows, checked.units.units, config.batch_size))
+    measured = refine(plan, policy, lambda: backward_step(policy, heaviest, settings))
+    pins["recomputed_layers"] = plan.num_recomputed_layers
+    if plan.num_recomputed_layers or measured is not None:
+        report.notice(plan.reason, measured_bytes=measured, limit_bytes=plan.limit_bytes)
     encoder = Encoder(policy.tokenizer, max_length=config.max_length, end_ids=checked.end_ids)
     return Prepared(
         policy=policy,
@@ -98,6 +106,7 @@ def prepare(spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: 
         dev=dev_split,
         prompts=prompt_cases(dev.rows, encoder),
         settings=settings,
+        plan=plan,
         reference_key=reference_key,
         pins=pins,
     )
@@ -124,6 +133,16 @@ def tell_rows(checked: Checked, config: AlignmentConfig, report: JsonlReporter) 
         report.notice(f"The loss of {config.objective} has no class weights: the ones set are not used.", warning=True)
     if not checked.dev.rows:
         report.notice("The dev split is empty: checkpoints are saved but not evaluated.", warning=True)
+
+
+def _pinned_layers(checked: Checked) -> int | None:
+    return None if checked.manifest is None else int(checked.manifest.pins["recomputed_layers"])
+
+
+def heaviest_units(rows: Sequence[Row], units: Sequence[tuple[int, ...]], batch_size: int) -> list[int]:
+    """The longest units, as many as a step has: no step needs more memory."""
+    lengths = [sum(rows[index].num_tokens for index in unit) for unit in units]
+    return sorted(range(len(units)), key=lambda place: (-lengths[place], place))[:batch_size]
 
 
 def step_settings(config: AlignmentConfig, weights: ClassWeights) -> StepSettings:

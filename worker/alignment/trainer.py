@@ -16,8 +16,9 @@ from worker.alignment.checkpoints import Manifest, restore_checkpoint, restore_r
 from worker.alignment.checks import Checked, check_spec
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSpec
 from worker.alignment.data import heldout_rows
-from worker.alignment.errors import DivergedError, StopRequest
+from worker.alignment.errors import DivergedError, StopRequest, is_out_of_memory
 from worker.alignment.events import EvaluationResult, Progress, RunFinished, RunStarted
+from worker.alignment.memory_plan import DoesNotFitError
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
 from worker.alignment.reporters import JsonlReporter
@@ -25,7 +26,7 @@ from worker.alignment.resume import check_pins, is_evaluated
 from worker.alignment.retention import Keeper
 from worker.alignment.sampler import Sampler
 from worker.alignment.schedule import learning_rate, total_steps
-from worker.alignment.step import StepResult, StepSettings, backward_step, step_metrics
+from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step, step_metrics
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
@@ -187,7 +188,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        result = backward_step(self.policy, batch, self.settings)
+        result = self._backward(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
         self.clamped_steps += int(result.kl is not None and result.kl.raw < 0)
         self.step += 1
@@ -208,6 +209,14 @@ class Trainer:
             metrics["kl/clamp_rate"] = self.clamped_steps / self.step
         self.report.emit("metrics", self.step, metrics)
         self._progress("training", self.step, self.total)
+
+    def _backward(self, batch: StepBatch) -> StepResult:
+        try:
+            return backward_step(self.policy, batch, self.settings)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DoesNotFitError(f"Memory ran out in step {self.step + 1}: {self.prepared.plan.advice()}.") from error
 
     def _bad_step(self, result: StepResult) -> None:
         """Leave the adapters as they are; stop where it keeps happening."""

@@ -1,0 +1,141 @@
+"""How much a run recomputes so that its steps fit, and what to say where memory ran out all the same.
+
+The plan is made from numbers before the weights are loaded. Where it is close, one step with the longest units is run
+before the first: the measured peak, not the predicted one, then decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.alignment.config import AlignmentConfig
+from worker.alignment.dataset import Row
+from worker.alignment.errors import is_out_of_memory
+from worker.alignment.footprint import Workload
+from worker.alignment.memory import measure_step, recompute_layers, resident_bytes
+from worker.alignment.memory_plan import DoesNotFitError, memory_plan, out_of_memory_advice
+from worker.alignment.policy import Policy
+from worker.alignment.shapes import DataSize
+
+PROBED_SHARE = 0.5
+"""A step that is predicted to need more than this share of the memory is tried before the first."""
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(slots=True)
+class RunPlan:
+    num_recomputed_layers: int
+    """The first so many decoder layers."""
+    reason: str
+    """One sentence for the user; empty where there was nothing to decide."""
+    limit_bytes: int
+    predicted_bytes: int
+    is_open: bool
+    """Whether a measured step may change it: not where the settings or a checkpoint say it."""
+    work: Workload | None = field(repr=False)
+    """None for a kind of model whose memory is not known."""
+
+    def advice(self) -> str:
+        """The end of a sentence that says that memory ran out."""
+        if self.work is None:
+            return "lower tokens_per_microbatch, max_length or lora.r"
+        return out_of_memory_advice(self.work, self.limit_bytes, num_recomputed_layers=self.num_recomputed_layers)
+
+
+def plan_run(
+    config: AlignmentConfig,
+    model_config: Any,
+    rows: Sequence[Row],
+    device: torch.device,
+    *,
+    pinned_layers: int | None = None,
+) -> RunPlan:
+    """From the transformers config and the training rows; ``pinned_layers`` is what a checkpoint's run recomputed.
+
+    Raises DoesNotFitError where no recomputation makes a step fit.
+    """
+    limit = memory_limit(config, device)
+    work = Workload(
+        model_config=model_config.to_dict(),
+        config=config,
+        data=DataSize.from_lengths(
+            [len(row.pair.prompt_ids) for row in rows],
+            [len(row.pair.completion_ids) for row in rows],
+            rows_per_step=config.batch_size * (2 if config.objective == "dpo" else 1),
+        ),
+        device="cuda" if device.type == "cuda" else "cpu",
+    )
+    if pinned_layers is not None:
+        return RunPlan(pinned_layers, "", limit, 0, is_open=False, work=work)
+    try:
+        plan = memory_plan(work, limit)
+    except ValueError:
+        layers = {"full": _num_layers(model_config), "selective": max(1, _num_layers(model_config) - 1)}
+        return RunPlan(layers.get(config.checkpointing, 0), "", limit, 0, is_open=False, work=None)
+    return RunPlan(
+        plan.num_recomputed_layers,
+        plan.reason,
+        limit,
+        plan.parts.total_bytes,
+        is_open=config.checkpointing == "auto",
+        work=work,
+    )
+
+
+def refine(plan: RunPlan, policy: Policy, step: Callable[[], object]) -> int | None:
+    """Recompute as planned; where it is close, run ``step`` (the heaviest) and recompute more until it fits.
+
+    Returns the measured peak in bytes, None where nothing was measured. Raises DoesNotFitError.
+    """
+    if plan.num_recomputed_layers:
+        recompute_layers(policy.lm, plan.num_recomputed_layers)
+    if not plan.is_open or plan.work is None or plan.predicted_bytes <= PROBED_SHARE * plan.limit_bytes:
+        return None
+    while True:
+        try:
+            peak = measure_step(policy.device, policy.parameters(), step).peak_bytes
+            if peak <= plan.limit_bytes:
+                return peak
+            tried = f"{peak / 2**30:.1f} GiB were needed"
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            tried = "memory ran out"
+        if plan.num_recomputed_layers >= _num_layers(policy.lm.config):
+            raise DoesNotFitError(f"With every layer recomputed {tried}: {plan.advice()}.")
+        more = memory_plan(plan.work, plan.limit_bytes, at_least=plan.num_recomputed_layers + 1)
+        plan.num_recomputed_layers = more.num_recomputed_layers
+        plan.reason = f"{more.reason} ({tried} with fewer.)"
+        recompute_layers(policy.lm, plan.num_recomputed_layers)
+
+
+def memory_limit(config: AlignmentConfig, device: torch.device) -> int:
+    """Bytes that this process may use: as set, else what the device has left beside what is used already."""
+    if config.memory_limit_gib:
+        return round(config.memory_limit_gib * 2**30)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    limits = [_available_bytes() + resident_bytes()]
+    for path in CGROUPS:
+        with suppress(OSError, ValueError):  # no such file, or the word max
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)
+
+
+def _available_bytes() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62  # not Linux: nothing is known, nothing is refused
+
+
+def _num_layers(model_config: Any) -> int:
+    return int(model_config.get_text_config().num_hidden_layers)
