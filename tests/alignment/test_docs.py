@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_no_setting_is_documented_that_is_none() -> None:
     rows = [line.split("|")[1] for line in DOCS.split("## Settings")[1].splitlines() if line.startswith("| `")]
     told = [name for cell in rows for name in cell.replace("`", "").replace(" ", "").split(",")]
     assert sorted(told) == sorted(names(AlignmentConfig))
+
+
+def test_every_trap_has_a_test() -> None:
+    told = DOCS.split("## What the tests guard against")[1].split("## Settings")[0]
+    numbers = [int(number) for number in re.findall(r"(?:^|\. )(\d+)\. ", told, flags=re.MULTILINE)]
+    assert numbers == list(range(1, 19))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert [number for number in numbers if f"def test_trap_{number:02d}_" not in tests] == []
 
 
 def test_the_example_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,9 +87,13 @@ def test_a_step_that_never_fits_is_refused_with_what_would(tmp_path: Path, monke
     assert classify(caught.value)[0] == "out_of_memory"
 
 
-def test_ample_memory_and_named_checkpointing_cost_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trap_15_ample_memory_recomputes_nothing_and_tries_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = measured(monkeypatch, 9.0)
-    run(tiny.spec(tmp_path, max_steps=1, memory_limit_gib=64.0))
+    ample = tiny.spec(tmp_path, max_steps=1, memory_limit_gib=64.0)
+    run(ample)
+    assert recomputed(ample, 1) == 0
     run(tiny.spec(tmp_path, attempt=2, max_steps=1, memory_limit_gib=LIMIT, checkpointing="none"))
     assert left == [9.0]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tests.alignment import tiny
 from worker.alignment import policy as policy_module
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
+from worker.alignment.checks import check_spec
 from worker.alignment.config import LoraSettings, TrainSpec
 from worker.alignment.errors import CheckpointError, DivergedError, StopRequest
 from worker.alignment.events import METRIC_KEYS, Estimate, EvaluationResult, HeldoutResult, RunFinished
@@ -301,6 +303,34 @@ def test_trap_11_non_finite_steps_name_the_rows_skip_the_update_and_end_as_diver
     assert [event["step"] for event in warnings] == [1, 2, 3]
     assert len(warnings[0]["data"]["detail"]["rows"]) == 8
     assert told(spec, "metrics") == []
+
+
+@pytest.mark.parametrize("objective", ["kto", "apo_zero_unpaired", "dpo", "sft"])
+def test_trap_11_one_bad_row_is_named_and_costs_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Not averaged away: the row's id is told, nothing is learnt from the step (both rows of a pair included)."""
+    rows = [tiny.record(n, label=n % 2 == 0, prompt=tiny.record(n // 2)["prompt"]) for n in range(16)]
+    tiny.save_snapshot(tmp_path / "snapshot", records=rows)
+    spec = tiny.spec(tmp_path, objective=objective, batch_size=4, max_steps=4)
+    poisoned = next(row for row in check_spec(spec).train.rows if row.id == 1004).pair.completion_ids
+    inner = policy_module.Policy.logps
+
+    def broken(self: Any, pairs: Any) -> torch.Tensor:
+        values = inner(self, pairs)
+        hit = [bool(values.requires_grad and np.array_equal(pair.completion_ids, poisoned)) for pair in pairs]
+        return values.masked_fill(torch.tensor(hit), float("nan")) if any(hit) else values
+
+    monkeypatch.setattr(policy_module.Policy, "logps", broken)
+    monkeypatch.setattr(policy_module.Policy, "logps_with_kl", lambda self, pairs, kl_pairs, kl_rows, *, token_budget: (
+        self.logps(pairs), self.score(kl_pairs, token_budget=token_budget)
+    ))  # fmt: skip
+    assert run(spec).status == "succeeded"
+    warnings = [event for event in told(spec, "warning") if "is skipped" in event["data"]["text"]]
+    assert {tuple(event["data"]["detail"]["rows"]) for event in warnings} == {(1004,)}
+    assert len(warnings) in (1, 2)  # once an epoch
+    assert len(losses(spec)) == 4 - len(warnings)
+    assert all(torch.isfinite(tensor).all() for tensor in adapter(spec, 3).values())
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
