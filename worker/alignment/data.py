@@ -91,6 +91,8 @@ def score_reference(
             cuts=lambda pairs: policy.cuts(pairs, token_budget=token_budget),
             dtype=policy.dtype,
             on_progress=on_progress,
+            world=policy.world,
+            idle=policy.idle,
         )
     if not np.isfinite(result.logps).all():
         raise ModelError("The base model gives log-probabilities that are not finite; try precision float32.")

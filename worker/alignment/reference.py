@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.alignment.dataset import IntArray, Pair
+from worker.alignment.distributed import ALONE, World
 from worker.alignment.scoring import tolerance
 
 FloatArray = NDArray[np.float64]
@@ -113,33 +114,48 @@ def reference_logps(
     cuts: Callable[[Sequence[Pair]], list[IntArray]],
     dtype: torch.dtype,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    world: World = ALONE,
+    idle: Callable[[int], None] = lambda _count: None,
 ) -> ReferenceLogps:
     """Summed reference log-probs of ``pairs``, from the cache where it holds and by ``score`` (no gradient) otherwise.
 
-    ``cuts`` groups pairs into forward passes. Eight cached rows are computed again first; one difference above rounding refuses the whole namespace.
+    ``cuts`` groups pairs into forward passes. Eight cached rows are computed again first; one difference above rounding
+    refuses the whole namespace. The processes of ``world`` take the passes in turn and each writes what it computed; what
+    the cache holds is as rank 0 found it. ``on_progress`` is called equally often in all, ``idle`` by one without a pass.
     """
     keys = [cache.key(pair) for pair in pairs]
     wanted = dict(zip(keys, pairs, strict=True))
-    missing = [key for key in wanted if key not in cache.values]
-    checked = sorted(wanted.keys() - set(missing))[:NUM_CHECKED]
-    refused = _disagreement(checked, wanted, cache, score, dtype) if checked else None
+    known = world.broadcast({key: cache.values[key] for key in wanted if key in cache.values})
+    missing = [key for key in wanted if key not in known]
+    checked = sorted(known)[:NUM_CHECKED]
+    refused = world.broadcast(
+        _disagreement([wanted[key] for key in checked], [known[key] for key in checked], score, dtype)
+    )
     if refused is not None:
-        cache.forget()
-        missing = list(wanted)
-    done = 0
-    unsaved = 0
-    for cut in cuts([wanted[key] for key in missing]):
-        batch = [missing[index] for index in cut]
-        for key, value in zip(batch, score([wanted[key] for key in batch]).double().tolist(), strict=True):
-            cache.add(key, value)
-        done += len(batch)
-        unsaved += len(batch)
+        if world.is_main:
+            cache.forget()
+        known, missing = {}, list(wanted)
+    found_M = np.zeros(len(missing))
+    done = unsaved = 0
+    passes = cuts([wanted[key] for key in missing])
+    for first in range(0, len(passes), world.size):
+        at_once = passes[first : first + world.size]
+        if world.rank < len(at_once):
+            cut = at_once[world.rank]
+            found_M[cut] = score([wanted[missing[index]] for index in cut]).double().cpu().numpy()
+            for index in cut:
+                cache.add(missing[index], float(found_M[index]))
+            unsaved += len(cut)
+        else:
+            idle(1)
+        done += sum(map(len, at_once))
         if unsaved >= FLUSH_EVERY:
             cache.flush()
             unsaved = 0
         on_progress(done, len(missing))
     cache.flush()
-    logps = np.asarray([cache.values[key] for key in keys], dtype=np.float64)
+    values = known | dict(zip(missing, world.add_up(torch.from_numpy(found_M)).tolist(), strict=True))
+    logps = np.asarray([values[key] for key in keys], dtype=np.float64)
     return ReferenceLogps(logps=logps, num_computed=len(missing), num_checked=len(checked), refused=refused)
 
 
@@ -181,16 +197,13 @@ def _hash_files(files: Sequence[Path]) -> str:
 
 
 def _disagreement(
-    checked: list[bytes],
-    wanted: dict[bytes, Pair],
-    cache: ReferenceCache,
-    score: Callable[[Sequence[Pair]], Tensor],
-    dtype: torch.dtype,
+    pairs: Sequence[Pair], kept: Sequence[float], score: Callable[[Sequence[Pair]], Tensor], dtype: torch.dtype
 ) -> float | None:
-    pairs = [wanted[key] for key in checked]
+    """The largest difference in nats between values kept and computed again, where one is above rounding."""
+    if not pairs:
+        return None
     again = torch.cat([score([pair]) for pair in pairs]).double().cpu()
-    kept = torch.tensor([cache.values[key] for key in checked], dtype=torch.float64)
     num_tokens = torch.tensor([len(pair.completion_ids) for pair in pairs])
-    difference = (again - kept).abs()
+    difference = (again - torch.tensor(kept, dtype=torch.float64)).abs()
     agree = bool((difference <= tolerance(dtype, again, num_tokens)).all())  # False for NaN too
     return None if agree else float(difference.max())

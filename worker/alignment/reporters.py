@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -36,23 +37,26 @@ class JsonlReporter:
         """The newest step that was told of."""
         self._progress_at = 0.0
         self._phase = ""
+        self._lock = threading.Lock()
+        """The failure of another process is told from a thread of its own."""
 
     def emit(self, kind: EventKind, step: int, data: Any) -> Event:
         """Write one event. ``data`` is an events.py dataclass or a dict; non-finite metrics are left out."""
         values = asdict(data) if is_dataclass(data) and not isinstance(data, type) else dict(data)
         if kind == "metrics":
             values = {key: value for key, value in values.items() if math.isfinite(value)}
-        event = Event(seq=self._seq + 1, kind=kind, step=step, at=self._now(), data=values)
-        line = json.dumps(
-            event.to_json(), ensure_ascii=False, allow_nan=False
-        )  # before seq moves: no gap on a bad value
-        self._file.write(line + "\n")
-        self._seq = event.seq
-        self.last_step = max(self.last_step, step)
-        if kind in DURABLE:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return event
+        with self._lock:
+            event = Event(seq=self._seq + 1, kind=kind, step=step, at=self._now(), data=values)
+            line = json.dumps(
+                event.to_json(), ensure_ascii=False, allow_nan=False
+            )  # before seq moves: no gap on a bad value
+            self._file.write(line + "\n")
+            self._seq = event.seq
+            self.last_step = max(self.last_step, step)
+            if kind in DURABLE:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            return event
 
     def notice(self, text: str, *, step: int = 0, warning: bool = False, **detail: Any) -> None:
         self.emit("warning" if warning else "notice", step, Notice(text=text, detail=detail))
@@ -73,3 +77,19 @@ class JsonlReporter:
 
     def __exit__(self, *_raised: object) -> None:
         self.close()
+
+
+class SilentReporter(JsonlReporter):
+    """Of a process that is not the first of its run: it has nothing to tell that rank 0 does not tell too."""
+
+    def __init__(self) -> None:
+        self.last_step = 0
+
+    def emit(self, kind: EventKind, step: int, data: Any) -> Event:  # noqa: ARG002 - as its parent's
+        return Event(seq=0, kind=kind, step=step, at="", data={})
+
+    def progress(self, progress: Progress, *, step: int = 0) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
