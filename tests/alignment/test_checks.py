@@ -147,6 +147,14 @@ CASES: dict[str, tuple[Change, str]] = {
     "no language model": (another_kind_of_model, "of type t5, not a causal language model; name the folder"),
     "an adapter": (write("model/adapter_config.json", "{}"), "base_model: tiny is an adapter; export it"),
     "no weights": (remove("model/model.safetensors"), "base_model: tiny has no .safetensors file; save it"),
+    "no such module": (
+        settings(lora={"target_modules": ["q_prj"]}),
+        "lora.target_modules: no linear layer is named q_prj; nearest: q_proj",
+    ),
+    "one end of tied weights": (
+        settings(lora={"target_modules": ["lm_head"]}),
+        "lora.target_modules: the head shares its weights with the input embeddings",
+    ),
     # The tokenizer
     "no tokenizer": (remove("model/tokenizer.json", "model/tokenizer_config.json"), "no readable tokenizer"),
     "a broken tokenizer": (write("model/tokenizer.json", "{"), "base_model: tiny has no readable tokenizer"),

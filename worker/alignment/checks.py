@@ -156,12 +156,16 @@ def read_tokenizer(path: str, config: AlignmentConfig) -> Any:
 
 
 def check_adapters(spec: TrainSpec, model_config: Any) -> None:
-    """The adapter to go on from belongs to this base model: by its tensors, and by the manifest beside it if it has one."""
-    if not spec.config.init_adapter:
-        return
-    from worker.alignment.adapters import check_adapter
+    """The modules to adapt exist; an adapter to go on from is this base model's: by its tensors, by a manifest beside it."""
+    from worker.alignment.adapters import check_adapter, check_lora
     from worker.alignment.reference import weights_hash
 
+    if not spec.config.init_adapter:
+        lora = spec.config.lora
+        named = lora.target_modules != ("all-linear",)  # which fits any model with linear layers
+        if named and (sentence := check_lora(lora, model_config)):
+            raise SpecError(sentence.rstrip("."))
+        return
     folder = Path(spec.config.init_adapter)
     remedy = "name the folder of a LoRA adapter that was trained on this base_model"
     if sentence := check_adapter(folder, model_config):
