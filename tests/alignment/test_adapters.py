@@ -258,6 +258,7 @@ def test_the_identity_of_the_reference_follows_the_files(tmp_path: Path) -> None
     save(disturb(policy_of(tmp_path), seed=4), start)
     assert len({one, two, reference_identity(config)}) == 3
     assert reference_identity(replace(config, reference="base")) == reference_identity(tiny.config()) == "base"
+    assert reference_identity(tiny.config(quantization="4bit")) == "base in 4bit"
 
 
 def run(spec: TrainSpec, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:

@@ -104,14 +104,18 @@ def reference_mode(model: Any) -> Iterator[None]:
 
 
 def reference_identity(config: AlignmentConfig) -> str:
-    """What the reference is beside the base model, for every cache key: ``base``, or ``adapter:<sha256 of its files>``."""
+    """What the reference is beside the base model's files, for every cache key: ``base``, or ``adapter:`` and a hash.
+
+    The hash (sha256) is of the adapter's two files. A quantised base is another model: ``base in 4bit``.
+    """
+    quantised = "" if config.quantization == "none" else f" in {config.quantization}"
     if config.reference != "adapter":
-        return "base"
+        return f"base{quantised}"
     digest = hashlib.sha256()
     for name in (SETTINGS, WEIGHTS):
         with (Path(config.init_adapter) / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"adapter:{digest.hexdigest()}"
+    return f"adapter:{digest.hexdigest()}{quantised}"
 
 
 def check_adapter(folder: Path, model_config: Any) -> str | None:
