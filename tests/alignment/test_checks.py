@@ -18,6 +18,7 @@ from worker.alignment import train
 from worker.alignment.__main__ import main
 from worker.alignment.checkpoints import validate_checkpoint
 from worker.alignment.checks import check_spec
+from worker.alignment.errors import SpecError
 from worker.alignment.generate import end_token_ids
 
 Json = dict[str, Any]
@@ -284,6 +285,18 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path, capsys: pytest.Ca
     tiny.save_snapshot(tmp_path / "snapshot", train=41)
     newest = tmp_path / "attempt-1" / "checkpoints" / "step-000006"
     assert "resume_from: The snapshot differs from the checkpoint's" in told(source=newest)
+
+
+def test_stretched_positions_go_beyond_the_configs_number(tmp_path: Path) -> None:
+    tiny.save_snapshot(tmp_path / "snapshot", records=[*(tiny.record(n) for n in range(8)), tiny.record(9, words=600)])
+    spec = tiny.spec(tmp_path, max_length=2048)
+    with pytest.raises(SpecError, match="512 positions"):
+        check_spec(spec)
+    config = tmp_path / "model" / "config.json"
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data["rope_parameters"] |= {"rope_type": "linear", "factor": 4.0}
+    config.write_text(json.dumps(data), encoding="utf-8")
+    assert max(row.num_tokens for row in check_spec(spec).train.rows) > 512
 
 
 def test_what_the_checks_read_is_what_the_run_uses(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Command line of the alignment library: ``python -m worker.alignment train|estimate|export spec.json``.
 
 Exit codes: 0 done (or stopped on request), 1 failed (run_finished in events.jsonl says why), 2 the spec is wrong: the
-last line on stderr is ``field: what is wrong; remedy`` and nothing was written. ``export`` answers 3 where it refuses.
+last line on stderr is ``field: what is wrong; remedy`` and nothing was written. ``estimate`` answers 1 where a step does not
+fit, ``export`` 3 where it refuses.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "train":
             return run_spec(read_spec(options.spec))
         if options.command == "estimate":
-            from worker.alignment.memory import estimate_spec
+            from worker.alignment.estimate_command import estimate_spec
 
             return estimate_spec(read_spec(options.spec))
         from worker.alignment import export

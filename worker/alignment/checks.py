@@ -95,6 +95,12 @@ def refused(field: str, remedy: str = "") -> Iterator[None]:
         raise SpecError(_line(field, str(error), remedy)) from error
 
 
+def check_parallel(config: AlignmentConfig, num_processes: int) -> None:
+    """Sharding takes weights apart as they are; a 4-bit layer's are packed with their scales."""
+    if num_processes > 1 and config.parallel == "fsdp" and config.quantization != "none":
+        raise SpecError("parallel: fsdp does not shard a quantised base; use ddp, or set quantization to none")
+
+
 def check_folders(spec: TrainSpec) -> None:
     """An attempt's folder is used once; where files will be written, they can be. Before a reporter opens its file."""
     if spec.events_path.exists():
@@ -204,10 +210,18 @@ def check_rows(train: Split, dev: Split, config: AlignmentConfig) -> None:
 
 def check_positions(rows: Sequence[Row], config: AlignmentConfig, model_config: Any) -> None:
     """Refuse lengths that the model has no positions for; a mismatched pair joins any prompt with any completion."""
-    positions = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    text_config = model_config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
     longest = max(len(row.pair.prompt_ids) for row in rows) + max(len(row.pair.completion_ids) for row in rows)
-    if positions and min(longest, config.max_length) > positions:
+    if positions and min(longest, config.max_length) > positions and not _is_stretched(text_config):
         raise SpecError(f"max_length: {config.max_length} exceeds the base model's {positions} positions; lower it")
+
+
+def _is_stretched(text_config: Any) -> bool:
+    """Whether rotary positions are scaled, which is for going beyond the number that the config names."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    kinds = [rope.get("rope_type"), *(each.get("rope_type") for each in rope.values() if isinstance(each, dict))]
+    return any(kind not in {None, "default"} for kind in kinds)
 
 
 def used_rows(rows: list[Row], units: Units) -> tuple[list[Row], Units]:
