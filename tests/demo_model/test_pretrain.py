@@ -76,7 +76,7 @@ def test_the_recipe_fixes_the_weights_and_is_kept(model_dir: Path, tmp_path: Pat
     before = (again / "model.safetensors").stat().st_mtime_ns
     lines: list[str] = []
     pretrain(again, TINY, num_threads=1, report=lines.append)
-    assert lines == [f"The demo base model is in {again} already."]
+    assert lines == [f"The base model is in {again} already."]
     assert (again / "model.safetensors").stat().st_mtime_ns == before
     other = Recipe(**{name: getattr(TINY, name) for name in Recipe.__dataclass_fields__} | {"num_steps": 2})
     pretrain(again, other, num_threads=1, report=lambda _: None)

@@ -58,13 +58,19 @@ class Recipe:
 Report = Callable[[str], None]
 
 
-def pretrain(out: Path, recipe: Recipe, *, num_threads: int = 2, report: Report = print) -> Path:
-    """Write the model in Hugging Face format to ``out``, whole or not at all; at once where it is there already."""
-    chats = list(corpus.chats(recipe.seed, recipe.num_chats))
-    texts = [f"{USER}{chat.prompt}{END}{ASSISTANT}{chat.completion}{END}" for chat in chats]
+def pretrain(
+    out: Path, recipe: Recipe, *, texts: list[str] | None = None, num_threads: int = 2, report: Report = print
+) -> Path:
+    """Write the model in Hugging Face format to ``out``, whole or not at all; at once where it is there already.
+
+    ``texts`` are rendered chats, by default those of the demo's corpus.
+    """
+    if texts is None:
+        chats = corpus.chats(recipe.seed, recipe.num_chats)
+        texts = [render(chat.prompt, chat.completion) for chat in chats]
     key = _recipe_hash(recipe, texts)
     if _is_cached(out, key):
-        report(f"The demo base model is in {out} already.")
+        report(f"The base model is in {out} already.")
         return out
     torch.set_num_threads(num_threads)
     tokenizer = train_tokenizer(texts, recipe.vocab_size)
@@ -73,6 +79,11 @@ def pretrain(out: Path, recipe: Recipe, *, num_threads: int = 2, report: Report 
     _save(out, model, tokenizer, {"hash": key, "recipe": asdict(recipe)})
     report(f"pre-training 100 %  saved to {out}")
     return out
+
+
+def render(prompt: str, completion: str) -> str:
+    """One chat as CHAT_TEMPLATE writes it."""
+    return f"{USER}{prompt}{END}{ASSISTANT}{completion}{END}"
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
