@@ -112,6 +112,34 @@ def test_a_checkpoint_loads_in_plain_peft_and_merges(tmp_path: Path, kind: str) 
     assert torch.allclose(scores(merged, pairs), ours, rtol=1e-4, atol=1e-3)
 
 
+def test_the_settings_reach_every_layer(tmp_path: Path) -> None:
+    policies = {kind: policy_of(tmp_path, replace(lora, dropout=0.25)) for kind, lora in KINDS.items()}
+    layers = {kind: policy.lm.model.layers[1].mlp.down_proj for kind, policy in policies.items()}
+    assert layers["plain"].scaling == {"default": 8 / 4}
+    assert layers["rslora"].scaling == {"default": 8 / 4**0.5}
+    assert layers["plain"].lora_dropout["default"].p == 0.25
+    assert {kind: _adapted(policy) for kind, policy in policies.items()} == {
+        "plain": 14,  # seven linear layers twice, and not the head
+        "rslora": 14,
+        "dora": 14,
+        "custom": 3,
+        "head": 3,
+        "embeddings": 3,
+    }
+    magnitudes = [name for name, _ in policies["dora"].model.named_parameters() if "lora_magnitude_vector" in name]
+    assert len(magnitudes) == 14
+    fresh = policies["dora"]
+    pairs = pairs_of(tmp_path, fresh)
+    with torch.no_grad():
+        ours = fresh.logps(pairs)
+        with fresh.as_reference():
+            assert torch.allclose(fresh.logps(pairs), ours, rtol=1e-6, atol=1e-4)  # B = 0: nothing is changed yet
+
+
+def _adapted(policy: Policy) -> int:
+    return sum(hasattr(module, "lora_A") for module in policy.model.modules())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_gets_the_gradient_of_the_naive_witness(tmp_path: Path, kind: str) -> None:
     policy = disturb(policy_of(tmp_path, KINDS[kind]))
