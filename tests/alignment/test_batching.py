@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from worker.alignment.batching import epoch_steps, microbatches
+from worker.alignment.dataset import IntArray
 
 
 def test_trap_03_every_row_once_and_both_classes_in_every_step() -> None:
@@ -45,8 +46,9 @@ def test_buckets_gather_lengths_and_keep_the_mix(window: int) -> None:
     assert max(mixes) - min(mixes) <= 1
     assert {len(step) for step in steps} <= {7, 8}
 
-    def padding(found: list[np.ndarray]) -> int:
-        return sum(max(lengths[i] for i in step) * len(step) for step in found) - sum(lengths)
+    def padding(found: list[IntArray]) -> int:
+        longest = [max(lengths[i] for i in step.tolist()) for step in found]
+        return sum(most * len(step) for most, step in zip(longest, found, strict=True)) - sum(lengths)
 
     assert padding(steps) < 0.8 * padding(plain)
     longest = [max(lengths[i] for i in step) for step in steps]

@@ -11,12 +11,14 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from tests.alignment import tiny
-from tests.alignment.test_exact import scored
+from tests.alignment.steps import scored
 from tests.alignment.test_runs import adapter, run, told
 from worker.alignment.dataset import load_split
 from worker.alignment.policy import load_policy
+from worker.alignment.prepare import step_settings
 from worker.alignment.schedule import learning_rate, total_steps
 from worker.alignment.step import backward_step
+from worker.alignment.weights import resolve_weights
 
 
 @pytest.mark.parametrize(
@@ -73,12 +75,13 @@ def test_two_steps_equal_clipped_adamw_by_hand(tmp_path: Path) -> None:
     policy = load_policy(spec.model_path, spec.config)
     rows = load_split(tmp_path / "snapshot" / "train.jsonl", policy.tokenizer, max_length=128).rows
     split = scored(tmp_path / "own", policy, rows)
+    settings_of_step = step_settings(spec.config, resolve_weights(spec.config, [row.label for row in rows]))
     names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
     first = {name: torch.zeros(()) for name in names}
     second = dict(first)
     for number, rate in enumerate((0.02, 0.01), 1):
         policy.model.zero_grad()
-        backward_step(policy, split.batch(range(len(rows))), spec.config)
+        backward_step(policy, split.batch(range(len(rows))), settings_of_step)
         parameters = {name: policy.model.get_parameter(name) for name in names}
         grads = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
         norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in grads.values()))

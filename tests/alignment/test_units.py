@@ -38,7 +38,7 @@ MIXED = [
 
 def test_kto_takes_each_row_and_sft_the_desirable_ones() -> None:
     for objective in ("kto", "apo_zero_unpaired"):
-        assert form_units(MIXED, objective) == ([(n,) for n in range(len(MIXED))], 0)  # type: ignore[arg-type]
+        assert form_units(MIXED, objective) == ([(n,) for n in range(len(MIXED))], 0)
     desirable = [(n,) for n, row in enumerate(MIXED) if row.label]
     assert form_units(MIXED, "sft") == (desirable, len(MIXED) - len(desirable))
 
