@@ -221,7 +221,7 @@ def test_a_bfloat16_base_trains_float32_adapters(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.parametrize("kind", ["plain", "rslora", "dora", "custom"])
 @pytest.mark.parametrize("reference", ["base", "adapter"])
-def test_going_on_starts_where_the_adapter_ended(tmp_path: Path, kind: str, reference: str) -> None:
+def test_trap_18_going_on_starts_where_the_adapter_ended(tmp_path: Path, kind: str, reference: str) -> None:
     before = disturb(policy_of(tmp_path, KINDS[kind]))
     pairs = pairs_of(tmp_path, before)
     start = save(before, tmp_path / "start")

@@ -47,7 +47,7 @@ def test_buckets_gather_lengths_and_keep_the_mix(window: int) -> None:
     assert {len(step) for step in steps} <= {7, 8}
 
     def padding(found: list[IntArray]) -> int:
-        longest = [max(lengths[i] for i in step.tolist()) for step in found]
+        longest: list[int] = [max(lengths[i] for i in step.tolist()) for step in found]
         return sum(most * len(step) for most, step in zip(longest, found, strict=True)) - sum(lengths)
 
     assert padding(steps) < 0.8 * padding(plain)
