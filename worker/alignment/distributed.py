@@ -23,12 +23,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
-from worker.alignment.errors import SpecError
+from worker.alignment.errors import Reason, SpecError
 
 TIMEOUT = timedelta(days=7)
 """Of a collective: one process may evaluate for long, and one that died is noticed otherwise."""
 POLL_SECONDS = 0.2
-ACKNOWLEDGE_SECONDS = 20.0
+ACKNOWLEDGE_SECONDS = 10.0
+"""So long a failed process waits for rank 0 to tell of it, and rank 0 for word of a failure that it suffers from."""
 FAILURE, COUNT, TOLD = "kto/failure", "kto/failures", "kto/told"
 T = TypeVar("T")
 
@@ -131,32 +132,38 @@ class Failures:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._over = threading.Event()
         self._store = _store() if world.size > 1 else None
 
-    def tell(self, reason: str, message: str) -> bool:
-        """Called by a process that fails. True where it is the first, and the others heard of it (or had the time to)."""
+    def tell(self, reason: Reason, message: str) -> bool:
+        """Called by a process that fails; False where another was before it. Rank 0 then waits to be ended by ``watch``."""
         if self._store is None:
             return True
         try:
-            if self._store.add(COUNT, 1) > 1:
-                return False
-            self._store.set(FAILURE, json.dumps([reason, message]))
-            deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
-            while not self._world.is_main and time.monotonic() < deadline and not self._store.check([TOLD]):
-                time.sleep(POLL_SECONDS)
-        except (RuntimeError, dist.DistError):  # the store went with the process that held it
-            return False
-        return True
+            is_first = self._store.add(COUNT, 1) == 1
+            if self._world.is_main:
+                self._over.wait(0 if is_first else ACKNOWLEDGE_SECONDS)
+                return True
+            if is_first:
+                self._store.set(FAILURE, json.dumps([reason, message]))
+                deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+                while time.monotonic() < deadline and not self._store.check([TOLD]):
+                    time.sleep(POLL_SECONDS)
+        except RuntimeError:  # the store went with the process that held it
+            return self._world.is_main
+        return is_first
 
-    def watch(self, on_failure: Callable[[str, str], None]) -> None:
+    def close(self) -> None:
+        self._over.set()
+
+    def watch(self, on_failure: Callable[[Reason, str], None]) -> None:
         """On rank 0: ``on_failure(reason, message)`` in a thread when another process failed; then this one ends."""
         if self._store is None or not self._world.is_main:
             return
 
         def wait() -> None:
             store = _store()
-            while True:
-                time.sleep(POLL_SECONDS)
+            while not self._over.wait(POLL_SECONDS):
                 if store.check([FAILURE]):
                     reason, message = json.loads(store.get(FAILURE))
                     on_failure(reason, message)

@@ -62,6 +62,8 @@ class Workload:
     """Measured over predicted, from a step that was run."""
     overhead_bytes: int | None = None
     """None: PROCESS_BYTES."""
+    shards: int = 1
+    """Processes that the base's weights are spread over."""
 
 
 def fitting_layers(work: Workload, limit_bytes: int | None, *, at_least: int = 0) -> int | None:
@@ -98,7 +100,9 @@ def memory_parts(work: Workload, num_recomputed_layers: int) -> MemoryParts:
     )
     keys = 2 * shape.key_value * width * tokens * num_recomputed_layers if shares_keys else 0
     return MemoryParts(
-        weights_bytes=weights_bytes(size, config, width),
+        weights_bytes=sharded_bytes(size, width, work.shards, shape.layers)
+        if work.shards > 1
+        else weights_bytes(size, config, width),
         adapter_bytes=size.num_lora_parameters * 16,
         activation_bytes=round(work.activation_scale * activations),
         head_bytes=2 * completions * shape.hidden * width,
@@ -127,6 +131,12 @@ def weights_bytes(size: ModelSize, config: AlignmentConfig, width: int) -> int:
     if config.quantization == "4bit":
         return round(size.num_body_parameters * (0.5 + 4 / 64)) + size.num_embedding_parameters * width
     return size.num_parameters * width
+
+
+def sharded_bytes(size: ModelSize, width: int, shards: int, layers: int) -> int:
+    """A share of everything; whole are embeddings and head, the layer that computes, and the one that is fetched next."""
+    whole = size.num_embedding_parameters + 2 * size.num_body_parameters // layers
+    return (size.num_parameters // shards + whole) * width
 
 
 def kept_per_token(shape: Shape, width: int, rank: int) -> int:

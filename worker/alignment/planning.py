@@ -16,6 +16,7 @@ import torch
 
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.dataset import Row
+from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import is_out_of_memory
 from worker.alignment.footprint import Workload
 from worker.alignment.memory import measure_step, recompute_layers, resident_bytes
@@ -55,21 +56,24 @@ def plan_run(
     device: torch.device,
     *,
     pinned_layers: int | None = None,
+    world: World = ALONE,
 ) -> RunPlan:
     """From the transformers config and the training rows; ``pinned_layers`` is what a checkpoint's run recomputed.
 
-    Raises DoesNotFitError where no recomputation makes a step fit.
+    With several processes the one with least memory decides for all. Raises DoesNotFitError where no recomputation makes a
+    step fit.
     """
-    limit = memory_limit(config, device)
+    limit = min(world.gather(memory_limit(config, device))) // (world.size if device.type == "cpu" else 1)
     work = Workload(
         model_config=model_config.to_dict(),
         config=config,
         data=DataSize.from_lengths(
             [len(row.pair.prompt_ids) for row in rows],
             [len(row.pair.completion_ids) for row in rows],
-            rows_per_step=config.batch_size * (2 if config.objective == "dpo" else 1),
+            rows_per_step=-(-config.batch_size // world.size) * (2 if config.objective == "dpo" else 1),
         ),
         device="cuda" if device.type == "cuda" else "cpu",
+        shards=world.size if config.parallel == "fsdp" else 1,
     )
     if pinned_layers is not None:
         return RunPlan(pinned_layers, "", limit, 0, is_open=False, work=work)
@@ -99,13 +103,15 @@ def refine(plan: RunPlan, policy: Policy, step: Callable[[], object]) -> int | N
         return None
     while True:
         try:
-            peak = measure_step(policy.device, policy.parameters(), step).peak_bytes
+            peak = max(policy.world.gather(measure_step(policy.device, policy.parameters(), step).peak_bytes))
             if peak <= plan.limit_bytes:
                 return peak
             tried = f"{peak / 2**30:.1f} GiB were needed"
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            if policy.world.size > 1:  # the others may be inside a collective: there is no second try together
+                raise DoesNotFitError(f"Memory ran out in the longest step: {plan.advice()}.") from error
             tried = "memory ran out"
         if plan.num_recomputed_layers >= _num_layers(policy.lm.config):
             raise DoesNotFitError(f"With every layer recomputed {tried}: {plan.advice()}.")

@@ -14,6 +14,7 @@ from worker.alignment.checks import Checked, most_frequent
 from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
 from worker.alignment.dataset import Encoder, Row, chat_template
+from worker.alignment.distributed import ALONE, World
 from worker.alignment.losses import LossSettings
 from worker.alignment.planning import RunPlan, plan_run, refine
 from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe, resolve_device
@@ -50,14 +51,21 @@ class Prepared:
     """What bit-for-bit resume rests on."""
 
 
-def prepare(spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: ProgressFn) -> Prepared:
+def prepare(
+    spec: TrainSpec, checked: Checked, report: JsonlReporter, progress: ProgressFn, world: World = ALONE
+) -> Prepared:
     """Load, probe and score the reference. Raises DataError, ModelError or CheckpointError."""
     config = spec.config
     train, dev = checked.train, checked.dev
     pin_threads(config, checked.manifest)
     progress("loading", 0, 1)
-    plan = plan_run(config, checked.model_config, train.rows, resolve_device(), pinned_layers=_pinned_layers(checked))
-    policy = load_policy(spec.model_path, config)
+    plan = plan_run(
+        config, checked.model_config, train.rows, resolve_device(), pinned_layers=_pinned_layers(checked), world=world
+    )
+    policy = load_policy(spec.model_path, config, world=world)
+    if world.size > 1:
+        how = "the base model's weights sharded over them (FSDP2)" if policy.sharded else "the whole model in each"
+        report.notice(f"{world.size} processes, {how}; each takes its share of every step.", processes=world.size)
     tell_rows(checked, config, report)
     if notice := probe(policy, [row.pair for row in probe_rows(train.rows)]):
         report.notice(notice, warning=True)
@@ -157,7 +165,7 @@ def step_settings(config: AlignmentConfig, weights: ClassWeights) -> StepSetting
 
 def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: AlignmentConfig) -> dict[str, Any]:
     return environment_pins() | {
-        "base": weights_hash(policy.folder, cache_dir),
+        "base": policy.world.main_first(lambda: weights_hash(policy.folder, cache_dir)),
         "tokenizer": tokenizer_hash(policy.tokenizer, template),
         "path": policy.path,
         "backend": policy.backend or "own",

@@ -40,7 +40,7 @@ def environment_pins() -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "peft": version("peft"),
-        "world_size": 1,
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 

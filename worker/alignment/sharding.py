@@ -8,8 +8,9 @@ often, and one that has no rows left runs ``IDLE`` instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from worker.alignment.dataset import Pair
+from worker.alignment.errors import StopRequest
 from worker.alignment.memory import decoder_layers
+
+if TYPE_CHECKING:
+    from worker.alignment.policy import Policy
 
 T = TypeVar("T")
 IDLE = Pair(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
@@ -50,3 +55,41 @@ def shard_base(root: Root, device: torch.device, size: int) -> None:
     for layer in decoder_layers(model.get_base_model()):
         fully_shard(layer, mesh=mesh, ignored_params=adapters)
     fully_shard(root, mesh=mesh, ignored_params=adapters)
+
+
+def on_main(policy: Policy, work: Callable[[], T]) -> T | None:
+    """What ``work`` returns on rank 0, None in the other processes, which wait for it.
+
+    Where weights are sharded, rank 0 tells of each call of the model, and the others run it idly beside. A StopRequest that
+    ends the work ends it everywhere.
+    """
+    world = policy.world
+    if not world.is_main:
+        while (word := world.broadcast("")) == "run":
+            policy.idle(1)
+        if word == "stop":
+            raise StopRequest
+        return None
+    try:
+        with _told(policy) if policy.sharded else nullcontext():
+            found = work()
+    except StopRequest:
+        world.broadcast("stop")
+        raise
+    world.broadcast("done")
+    return found
+
+
+@contextmanager
+def _told(policy: Policy) -> Iterator[None]:
+    own = policy.model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        policy.world.broadcast("run")
+        return policy.inside(lambda: own(*args, **kwargs))
+
+    policy.model.forward = forward
+    try:
+        yield
+    finally:
+        del policy.model.forward

@@ -10,20 +10,23 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from worker.alignment.config import ConfigError, TrainSpec
 from worker.alignment.errors import Reason, SpecError, StopRequest, TrainingError, is_out_of_memory
 from worker.alignment.events import RunFinished
-from worker.alignment.reporters import JsonlReporter
+from worker.alignment.reporters import JsonlReporter, SilentReporter
 
 if TYPE_CHECKING:
     from worker.alignment.checks import Checked
+    from worker.alignment.distributed import World
 
 PR_SET_PDEATHSIG = 1
+LOST = "Another process of the run ended without a word, most likely because the machine's memory ran out."
+T = TypeVar("T")
 
 
 def read_spec(path: Path) -> TrainSpec:
@@ -43,53 +46,103 @@ def read_spec(path: Path) -> TrainSpec:
 
 
 def run_spec(spec: TrainSpec) -> int:
-    """Train one attempt in this process. Exit code: 0 succeeded or stopped, 1 failed; events say which and why.
+    """Train one attempt in this process, or in the several that torchrun started and that each call this.
 
-    Raises SpecError, with nothing written, where the spec cannot run: see checks.py.
+    Exit code: 0 succeeded or stopped, 1 failed; events say which and why. Raises SpecError, with nothing written, where the
+    spec cannot run: see checks.py. Of several processes rank 0 raises it, and the others return 2.
     """
     stop = StopFlag()
     die_with_parent()
     with stop.installed():
-        checked = _check(spec, stop)
+        from worker.alignment.distributed import join_world, leave_world  # torch loads here, after the handlers stand
+
+        world = join_world()
         try:
-            reporter = JsonlReporter(spec.events_path)
-        except OSError as error:
-            raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
-        try:
-            finished = _run(spec, reporter, stop, checked)
-        except Exception as error:
-            traceback.print_exc()
-            reason, message = classify(error)
-            finished = RunFinished(status="failed", reason=reason, message=message)
+            checked = _agree(world, lambda: _check(spec, stop, world))
+            reporter = _agree(world, lambda: _open_reporter(spec, world))
+            finished = _attempt(spec, reporter, stop, None if world.any(checked is None) else checked, world)
+        except SpecError:
+            if world.is_main:
+                raise
+            return 2
+        if finished.status == "failed":
+            return 1
+        leave_world(world)
+        return 0
+
+
+def _attempt(
+    spec: TrainSpec, reporter: JsonlReporter, stop: StopFlag, checked: Checked | None, world: World
+) -> RunFinished:
+    """Run, and tell how it ended: the first failure of any process, by rank 0."""
+    from worker.alignment.distributed import Failures, lost_peer
+
+    def tell(finished: RunFinished) -> None:
         with contextlib.suppress(OSError):  # a full disk: the exit code still tells
             reporter.emit("run_finished", reporter.last_step, finished)
         reporter.close()
-    if finished.status == "failed":
-        print(finished.message, file=sys.stderr)
-        return 1
-    return 0
+        if finished.status == "failed" and world.is_main:
+            print(finished.message, file=sys.stderr)
+
+    failures = Failures(world)
+    failures.watch(lambda reason, message: tell(RunFinished(status="failed", reason=reason, message=message)))
+    try:
+        finished = _run(spec, reporter, stop, checked, world)
+    except Exception as error:
+        reason: Reason
+        reason, message = ("unknown", LOST) if world.size > 1 and lost_peer(error) else classify(error)
+        if failures.tell(reason, message):
+            traceback.print_exc()
+        finished = RunFinished(status="failed", reason=reason, message=message)
+    failures.close()
+    tell(finished)
+    return finished
 
 
-def _check(spec: TrainSpec, stop: StopFlag) -> Checked | None:
+def _agree(world: World, work: Callable[[], T]) -> T:
+    """Raises SpecError in every process where it was raised in one."""
+    try:
+        found, refusal = work(), None
+    except SpecError as error:
+        if world.size == 1:
+            raise
+        found, refusal = None, str(error)
+    if first := next((text for text in world.gather(refusal) if text is not None), None):
+        raise SpecError(first)
+    return cast("T", found)
+
+
+def _open_reporter(spec: TrainSpec, world: World) -> JsonlReporter:
+    try:
+        return JsonlReporter(spec.events_path) if world.is_main else SilentReporter()
+    except OSError as error:
+        raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
+
+
+def _check(spec: TrainSpec, stop: StopFlag, world: World) -> Checked | None:
     """None where SIGTERM came before the snapshot was read."""
-    from transformers.utils.logging import disable_progress_bar  # torch loads here, after the signal handlers stand
+    from transformers.utils.logging import disable_progress_bar
 
-    from worker.alignment.checks import check_folders, check_spec
+    from worker.alignment.checks import check_folders, check_parallel, check_spec
 
     disable_progress_bar()  # stderr is for what went wrong
-    check_folders(spec)
+    check_parallel(spec.config, world.size)
+    if world.is_main:
+        check_folders(spec)
     try:
         return check_spec(spec, should_stop=stop)
     except StopRequest:
         return None
 
 
-def _run(spec: TrainSpec, reporter: JsonlReporter, stop: StopFlag, checked: Checked | None) -> RunFinished:
+def _run(
+    spec: TrainSpec, reporter: JsonlReporter, stop: StopFlag, checked: Checked | None, world: World
+) -> RunFinished:
     if checked is None:
         return RunFinished(status="stopped", message="Stopped before the first step.")
     from worker.alignment.trainer import train
 
-    return train(spec, reporter, should_stop=stop, checked=checked)
+    return train(spec, reporter, should_stop=stop, checked=checked, world=world)
 
 
 class StopFlag:

@@ -16,6 +16,7 @@ from worker.alignment.checkpoints import Manifest, restore_checkpoint, restore_r
 from worker.alignment.checks import Checked, check_spec
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSpec
 from worker.alignment.data import heldout_rows
+from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import DivergedError, StopRequest, is_out_of_memory
 from worker.alignment.events import EvaluationResult, Progress, RunFinished, RunStarted
 from worker.alignment.memory_plan import DoesNotFitError
@@ -26,6 +27,7 @@ from worker.alignment.resume import check_pins, is_evaluated
 from worker.alignment.retention import Keeper
 from worker.alignment.sampler import Sampler
 from worker.alignment.schedule import learning_rate, total_steps
+from worker.alignment.sharding import on_main
 from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step, step_metrics
 
 if TYPE_CHECKING:
@@ -62,18 +64,20 @@ def train(
     evaluate: EvaluateFn | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     checked: Checked | None = None,
+    world: World = ALONE,
 ) -> RunFinished:
     """Run the spec to its end, or to the step at which ``should_stop`` turned true (a checkpoint is saved first).
 
     Every checkpoint that is due (each ``evaluation.interval_steps`` and the last) is evaluated by ``evaluate``, by
     default the screen evaluation. Raises SpecError where the spec cannot run (``checked``: that was asked already) and
-    a TrainingError with a sentence for the user; the caller reports the end.
+    a TrainingError with a sentence for the user; the caller reports the end. Every process of ``world`` calls this;
+    rank 0 alone writes files, and stops when any was asked to.
     """
     if evaluate is None:
         from worker.alignment.evaluation.screen import screen
 
         evaluate = screen
-    return Trainer(spec, checked or check_spec(spec), reporter, evaluate, should_stop).run()
+    return Trainer(spec, checked or check_spec(spec), reporter, evaluate, should_stop, world).run()
 
 
 class Trainer:
@@ -86,6 +90,7 @@ class Trainer:
         reporter: JsonlReporter,
         evaluate: EvaluateFn,
         should_stop: Callable[[], bool],
+        world: World = ALONE,
     ) -> None:
         self.spec = spec
         self.checked = checked
@@ -94,6 +99,7 @@ class Trainer:
         self.keeper = Keeper(Path(spec.attempt_dir), spec.config.keep_best, reporter)
         self.evaluate_fn = evaluate
         self.should_stop = should_stop
+        self.world = world
         self.prepared: Prepared
         self.policy: Policy
         self.settings: StepSettings
@@ -113,8 +119,9 @@ class Trainer:
                 if self._is_due(self.step):
                     self._save()
                     self._evaluate()
-                    self.keeper.tidy()
-                if self.should_stop() and self.step < self.total:
+                    if self.world.is_main:
+                        self.keeper.tidy()
+                if self.world.any(self.should_stop()) and self.step < self.total:
                     raise StopRequest
         except StopRequest:
             if self.step > 0 and self.step != self.saved_step:
@@ -125,7 +132,7 @@ class Trainer:
     # The start -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.prepared = prepare(self.spec, self.checked, self.report, self._progress)
+        self.prepared = prepare(self.spec, self.checked, self.report, self._progress, self.world)
         self.policy = self.prepared.policy
         self.settings = self.prepared.settings
         self.sampler = Sampler(
@@ -155,8 +162,9 @@ class Trainer:
 
     def _finish_interrupted_checkpoint(self, source: Path, manifest: Manifest) -> None:
         """An attempt may have ended between saving and evaluating: the checkpoint is told of again and evaluated."""
-        if self._is_due(self.step) and not is_evaluated(source):
-            self.keeper.adopt(source, manifest)
+        if self._is_due(self.step) and not self.world.broadcast(is_evaluated(source)):
+            if self.world.is_main:
+                self.keeper.adopt(source, manifest)
             self._evaluate()
 
     def _tell_start(self) -> None:
@@ -188,6 +196,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        if self.world.size > 1:  # dropout of its own in each process, and no random state of the others to save
+            torch.manual_seed(self.world.seed(self.config.seed, self.step))
         result = self._backward(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
         self.clamped_steps += int(result.kl is not None and result.kl.raw < 0)
@@ -235,6 +245,9 @@ class Trainer:
         return step > 0 and (step % self.config.evaluation.interval_steps == 0 or step == self.total)
 
     def _save(self) -> None:
+        self.saved_step = self.step
+        if not self.world.is_main:
+            return
         self._progress("saving", 0, 1)
         manifest = Manifest(
             run_id=self.spec.run_id,
@@ -246,7 +259,6 @@ class Trainer:
             progress={"clamped_steps": self.clamped_steps, "bad_steps": self.bad_steps},
         )
         self.keeper.save(manifest, self.policy.model, self.optimizer)
-        self.saved_step = self.step
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it stands and leave no trace in it: random states are put back."""
@@ -254,30 +266,41 @@ class Trainer:
             return
         self._progress("evaluating", 0, 1)
         before = rng_state()
+        heldout = heldout_rows(self.policy, self.prepared.dev, token_budget=self.config.tokens_per_microbatch)
         try:
-            result = self.evaluate_fn(
-                model=self.policy.model,
-                tokenizer=self.policy.tokenizer,
-                heldout=heldout_rows(self.policy, self.prepared.dev, token_budget=self.config.tokens_per_microbatch),
-                beta=self.config.beta,
-                prompts=self.prepared.prompts,
-                settings=self.config.evaluation,
-                step=self.step,
-                reference_cache=Path(self.spec.cache_dir) / "samples",
-                attempt_dir=Path(self.spec.attempt_dir),
-                reference_key=self.prepared.reference_key,
-                on_progress=lambda done, total: self._progress("evaluating", done, total),
-            )
+            result = on_main(self.policy, lambda: self._screen(heldout))
         finally:
             restore_rng(before)
             self.policy.model.eval()
-        self.report.emit("evaluation_finished", self.step, result)
-        self.keeper.evaluated(self.step, result)
+        if result is not None:
+            self.report.emit("evaluation_finished", self.step, result)
+            self.keeper.evaluated(self.step, result)
 
-    def _progress(self, phase: Phase, done: int, total: int) -> None:
-        """Tell, and leave where the phase can be left: nothing is lost before the first step or inside an evaluation."""
+    def _screen(self, heldout: HeldoutRows) -> EvaluationResult:
+        return self.evaluate_fn(
+            model=self.policy.model,
+            tokenizer=self.policy.tokenizer,
+            heldout=heldout,
+            beta=self.config.beta,
+            prompts=self.prepared.prompts,
+            settings=self.config.evaluation,
+            step=self.step,
+            reference_cache=Path(self.spec.cache_dir) / "samples",
+            attempt_dir=Path(self.spec.attempt_dir),
+            reference_key=self.prepared.reference_key,
+            on_progress=lambda done, total: self._progress("evaluating", done, total, together=False),
+        )
+
+    def _progress(self, phase: Phase, done: int, total: int, *, together: bool = True) -> None:
+        """Tell, and leave where the phase can be left: nothing is lost before the first step or inside an evaluation.
+
+        ``together``: every process is here, and one that was asked to stop stops all.
+        """
         self.report.progress(Progress(phase=phase, done=done, total=total), step=self.step)
-        if phase in {"loading", "reference", "evaluating"} and self.should_stop():
+        if phase not in {"loading", "reference", "evaluating"}:
+            return
+        stop = self.should_stop()
+        if self.world.any(stop) if together else stop:
             raise StopRequest
 
 
