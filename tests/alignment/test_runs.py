@@ -79,7 +79,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_tells_its_story(tmp_path: Path) -> None:
-    spec = tiny.spec(tmp_path)
+    spec = tiny.spec(tmp_path, desirable_weight=1.0, undesirable_weight=1.0)
     evaluator = Evaluator()
     assert run(spec, evaluator) == RunFinished(status="succeeded", message="Finished 6 steps.")
     events = tiny.events(Path(spec.attempt_dir))
