@@ -151,7 +151,7 @@ class Bench:
         ours, batches, losses = self.ours, self.batches, dict[tuple[str, int], float]()
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()
-            if notice := ours.probe(batches[0]):
+            if notice := ours.probe(batches):
                 print(notice, file=sys.stderr)
             self.probe_seconds = time.process_time() - began
             caches = [ReferenceCache(Path(folder) / part, "00" * 32) for part in ("before", "timed")]

@@ -49,7 +49,7 @@ class GpuBench:
         self.config = bench_config()
         self.ours = Ours(twin(self._base), self.config)
         self.batches = random_batches(size.rounds + 1, size.shape.vocab, rows=size.rows, scale=size.scale)
-        self.notes = [notice] if (notice := self.ours.probe(self.batches[0])) else []
+        self.notes = [notice] if (notice := self.ours.probe(self.batches)) else []
         cache = ReferenceCache(Path(folder), "00" * 32)
         self._known = [self.ours.reference(batch, cache) for batch in self.batches]
         self.flops = [needed_flops(batch, size.shape) for batch in self.batches[1:]]

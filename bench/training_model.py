@@ -75,7 +75,11 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(ids) for pair in [*self.pairs, *self.kl_pairs] for ids in pair)
+        return sum(num_tokens(pair) for pair in [*self.pairs, *self.kl_pairs])
+
+
+def num_tokens(pair: Pair) -> int:
+    return len(pair.prompt_ids) + len(pair.completion_ids)
 
 
 def small_shape(vocab: int) -> Shape:
@@ -195,8 +199,10 @@ class Ours:
         """Let so many layers keep nothing for the backward pass; 0 undoes it."""
         recompute_layers(self.policy.lm, num_layers)
 
-    def probe(self, batch: Batch) -> str | None:
-        return probe(self.policy, batch.pairs)
+    def probe(self, batches: Sequence[Batch]) -> str | None:
+        """As at a run's start: on rows of four lengths, the longest among them."""
+        pairs = sorted((pair for batch in batches for pair in batch.pairs), key=num_tokens)
+        return probe(self.policy, [pairs[share * (len(pairs) - 1) // 3] for share in range(4)])
 
     def reference(self, batch: Batch, cache: ReferenceCache) -> FloatArray:
         """The pass of a first epoch, kept on disk: reference log-probs of the rows, then of their mismatched pairs."""
