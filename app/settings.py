@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Automatic resumes of one run, the first try included."""
     trainer_command: list[str] = []
     """Put before `train <spec.json>`, e.g. ["nice", "-n", "10", "python", "-m", "worker.alignment"]. Empty: this Python's."""
+    trainer_processes: int = Field(0, ge=0)
+    """Processes of one run, each on a device of its own. 0: as many as the worker has CUDA devices, one on a CPU."""
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     """Of the messages of web and workers."""
 

@@ -15,7 +15,7 @@ def list_devices() -> list[dict[str, Any]]:
 
 
 def cuda_devices() -> list[dict[str, Any]]:
-    """As nvidia-smi tells; empty without it, or where CUDA_VISIBLE_DEVICES hides all."""
+    """As nvidia-smi tells; empty without it, or where CUDA_VISIBLE_DEVICES hides all; only those that it names."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in {"", "-1"}:
         return []
@@ -24,7 +24,13 @@ def cuda_devices() -> list[dict[str, Any]]:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return parse_nvidia_smi(answer)
+    found = parse_nvidia_smi(answer)
+    indices = [index.strip() for index in (visible or "").split(",")]
+    if visible is None:
+        return found
+    if not all(index.isdecimal() for index in indices):  # by UUID
+        return found[: len(indices)]
+    return [found[int(index)] for index in indices if int(index) < len(found)]
 
 
 def parse_nvidia_smi(answer: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Run by torchrun from test_distributed.py: ``distributed_child.py FOLDER``.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.alignment import steps, tiny
 from worker.alignment.config import Attention, LoraSettings, Objective
@@ -81,6 +83,7 @@ def policy_of(folder: Path, case: Case, kind: Kind, world: World) -> Policy:
     if kind == "fsdp":
         policy.sharded = True
         shard_base(policy.root, policy.device, world.size)
+        assert all(isinstance(p, DTensor) != p.requires_grad for p in policy.model.parameters())
     return policy
 
 
@@ -144,3 +147,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # as worker.alignment does

@@ -17,10 +17,12 @@ from app.models import Checkpoint, RunEvent
 from app.registry.service import make_version
 from app.runs import lifecycle, reaping
 from app.runs.service import attempt_folder
+from app.settings import get_settings
 from worker.alignment.events import Event
 from worker.celery_app import app as celery
-from worker.devices import list_devices, parse_nvidia_smi
+from worker.devices import cuda_devices, list_devices, parse_nvidia_smi
 from worker.event_file import EventFile
+from worker.launchers.local import train_argv
 from worker.outcomes import outcome_of
 from worker.preparation import catch_up
 from worker.recorder import LeaseLostError, Recorder
@@ -217,6 +219,29 @@ def test_devices_are_found_without_torch():
         {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "memory_bytes": 81559 * 2**20},
         {"name": "Odd", "kind": "cuda", "memory_bytes": 0},
     ]
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [(None, ["A", "B", "C"]), ("", []), ("-1", []), ("2,0", ["C", "A"]), ("1", ["B"]), ("GPU-5f,GPU-7a", ["A", "B"])],
+)
+def test_a_run_takes_a_process_for_each_device_it_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
+) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nprintf 'A, 10\\nB, 10\\nC, 10\\n'\n", encoding="utf-8")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device["name"] for device in cuda_devices()] == names
+    monkeypatch.setattr(get_settings(), "trainer_processes", 0)
+    tail = ["train", "spec.json", *(["--processes", str(len(names))] if len(names) > 1 else [])]
+    assert train_argv(Path("spec.json"))[-len(tail) :] == tail
+    monkeypatch.setattr(get_settings(), "trainer_processes", 1)
+    assert train_argv(Path("spec.json"))[-2:] == ["train", "spec.json"]
 
 
 def test_celery_is_set_up_as_the_design_says():

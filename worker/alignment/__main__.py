@@ -8,12 +8,14 @@ fit, ``export`` 3 where it refuses.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from worker.alignment.errors import SpecError
-from worker.alignment.train import read_spec, run_spec
+from worker.alignment.launch import run_processes
+from worker.alignment.train import die_with_parent, read_spec, run_spec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("spec", type=Path, help=f"JSON file of a {kind}")
+        if name == "train":
+            command.add_argument("--processes", type=int, default=1, metavar="N", help="on N devices of this machine")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "train" and options.processes > 1:
+            die_with_parent()
+            return run_processes(options.spec, options.processes)
         if options.command == "train":
             return run_spec(read_spec(options.spec))
         if options.command == "estimate":
@@ -45,4 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if (
+        "RANK" in os.environ
+    ):  # one of several: threads of gloo that let go of a tensor abort an interpreter that shuts down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -110,6 +110,7 @@ def join_world() -> World:
 
 def leave_world(world: World) -> None:
     if world.size > 1:
+        world.any(False)  # rank 0 may hold the store that the others still use
         dist.destroy_process_group()
 
 

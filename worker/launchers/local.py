@@ -13,6 +13,7 @@ from pathlib import Path
 import worker
 from app.embedded.child import launcher_argv
 from app.settings import get_settings
+from worker.devices import cuda_devices
 
 SECRETS = ("DATABASE_URL", "REDIS_URL", "KTO_SECRET_KEY")
 """The trainer never opens the database, and what it loads came from elsewhere: it gets no address and no key."""
@@ -58,5 +59,9 @@ class LocalProcess:
 
 
 def train_argv(spec_file: Path) -> list[str]:
-    command = get_settings().trainer_command or [sys.executable, "-m", "worker.alignment"]
-    return [*command, "train", str(spec_file)]
+    """One process for each CUDA device here, unless the settings say how many."""
+    settings = get_settings()
+    command = settings.trainer_command or [sys.executable, "-m", "worker.alignment"]
+    processes = settings.trainer_processes or max(1, len(cuda_devices()))
+    several = ["--processes", str(processes)] if processes > 1 else []
+    return [*command, "train", str(spec_file), *several]
