@@ -21,7 +21,7 @@ LLAMA_8B = {
 DATA = DataSize(num_rows=1000, num_tokens=300_000, num_completion_tokens=100_000, longest_row=1500)
 
 
-@pytest.mark.parametrize("architecture", list(tiny.CONFIGS))
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral", "gemma2", "gemma3"])
 def test_counts_match_the_real_model(tmp_path: Path, architecture: str) -> None:
     folder = tiny.save_model(tmp_path / architecture, architecture)
     policy = load_policy(str(folder), tiny.config(lora=LoraSettings(r=4, alpha=8)))

@@ -13,8 +13,11 @@ from worker.alignment.shapes import DataSize, DeviceKind, ModelSize, Shape, mode
 
 PROCESS_BYTES: dict[DeviceKind, int] = {"cpu": 600 << 20, "cuda": 1 << 30}
 """What importing the libraries (CPU) or the CUDA context and kernels' workspaces take."""
-HEAD_TILE_BYTES: dict[DeviceKind, int] = {"cpu": 4 << 20, "cuda": 512 << 20}
-"""One tile of float32 logits in the frozen head; about three are alive at once."""
+HEAD_TILE: dict[DeviceKind, tuple[int, int]] = {"cpu": (512, 2048), "cuda": (8192, 16384)}
+"""Positions and vocabulary entries that the frozen head scores at once (logps.py)."""
+HELD_BACK = 1.45
+"""Measured on CPU: what glibc's allocator takes over what is alive, in holes between large blocks of several sizes (1.43 to
+1.48 on five shapes). Where layers are recomputed it is told to hold nothing back (memory.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,25 +92,26 @@ def memory_parts(work: Workload, num_recomputed_layers: int) -> MemoryParts:
     completions = max(1, round(tokens * data.num_completion_tokens / max(1, data.num_tokens)))
     shares_keys = config.objective == "kto" and (tokens >= step_tokens or config.kl_scope == "microbatch")
     kept = shape.layers - num_recomputed_layers
-    layer_bytes = tokens * kept_per_token(shape, width, config.lora.r)
+    layer_bytes = tokens * kept_per_token(shape, config, device, longest=min(data.longest_row, config.max_length))
     boundary_bytes = tokens * shape.hidden * width
-    activations = max(kept, 1) * layer_bytes + num_recomputed_layers * boundary_bytes + 2 * boundary_bytes
-    tile = min(HEAD_TILE_BYTES[device], completions * shape.vocab * 4)
+    activations = max(kept, 1) * layer_bytes + (num_recomputed_layers + 2) * boundary_bytes
+    tile = min(completions, HEAD_TILE[device][0]) * min(shape.vocab, HEAD_TILE[device][1]) * 4
     temporary = max(
         3 * tile + 3 * completions * shape.hidden * 4,
         completions * forward_per_token(shape, width, config.lora.r) if shares_keys else 0,
         tokens * backward_per_token(shape, width),
     )
+    holes = HELD_BACK if device == "cpu" and not num_recomputed_layers else 1.0
     keys = 2 * shape.key_value * width * tokens * num_recomputed_layers if shares_keys else 0
     return MemoryParts(
         weights_bytes=sharded_bytes(size, width, work.shards, shape.layers)
         if work.shards > 1
         else weights_bytes(size, config, width),
         adapter_bytes=size.num_lora_parameters * 16,
-        activation_bytes=round(work.activation_scale * activations),
+        activation_bytes=round(work.activation_scale * holes * activations),
         head_bytes=2 * completions * shape.hidden * width,
         kl_bytes=keys,
-        transient_bytes=temporary,
+        transient_bytes=round(holes * temporary),
         overhead_bytes=PROCESS_BYTES[device] if work.overhead_bytes is None else work.overhead_bytes,
     )
 
@@ -139,13 +143,30 @@ def sharded_bytes(size: ModelSize, width: int, shards: int, layers: int) -> int:
     return (size.num_parameters // shards + whole) * width
 
 
-def kept_per_token(shape: Shape, width: int, rank: int) -> int:
-    """Bytes that one layer keeps for backward per token: inputs of norms and matrices, attention's tensors, LoRA's."""
-    residual = 4 * shape.hidden  # two norms keep their input, and their output is the matrices' input
-    attention = 3 * shape.query + 2 * shape.key_value
-    mlp = (4 if shape.gated else 2) * shape.intermediate * shape.experts_used
-    lora = 7 * rank
-    return (residual + attention + mlp + lora) * width
+def kept_per_token(shape: Shape, config: AlignmentConfig, device: DeviceKind, *, longest: int) -> int:
+    """Bytes that one layer keeps for backward per token. ``longest``: tokens of a row, for scores that are kept.
+
+    Counted from what autograd saves: the norms' inputs (in float32 at least), the matrices' inputs (one for all that read
+    it), queries, keys, values and output of attention, the gate's two factors, the adapters' projections.
+    """
+    width = element_width(config, device)
+    hidden, query, experts = shape.hidden, shape.query, shape.experts_used
+    middle = shape.intermediate * experts
+    norms = shape.norms * hidden + (query + shape.key_value if shape.normed_heads else 0)
+    inputs = (2 * hidden + query + middle) * width
+    fused = not (config.lora.dropout or config.lora.dora or config.quantization == "4bit")
+    if not fused:  # each adapter has an input of its own
+        elements = 5 * hidden + query + middle
+        own = elements * 4 if config.lora.dropout or width == 2 else inputs
+        inputs = own + (elements * (4 if device == "cpu" else 1) if config.lora.dropout else 0)  # and dropout's mask
+        if config.lora.dora:  # outputs of the base and of the adapter, scaled by the magnitude
+            inputs += 2 * (2 * hidden + query + 2 * shape.key_value + 2 * middle) * width
+    outputs = query if device == "cuda" and fused else 2 * query  # one kernel: its output is the output matrix' input
+    attention = (outputs + 2 * shape.key_value) * width + shape.heads * 4
+    if shape.softcap:
+        attention += 2 * shape.heads * longest * 4
+    gate = (2 if shape.gated else 1) * middle * width
+    return norms * max(4, width) + inputs + attention + gate + 7 * config.lora.r * width
 
 
 def forward_per_token(shape: Shape, width: int, rank: int) -> int:

@@ -76,6 +76,13 @@ class Shape:
     experts: int
     experts_used: int
     tied: bool
+    heads: int
+    norms: int
+    """Norms of the residual stream in a layer."""
+    normed_heads: bool
+    """Queries and keys pass a norm of their own."""
+    softcap: bool
+    """Attention scores are capped, which is computed explicitly: they are kept."""
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Shape:
@@ -90,6 +97,7 @@ class Shape:
         head_dim = int(text.get("head_dim") or hidden // heads)
         experts = int(text.get("num_local_experts") or text.get("num_experts") or 1)
         width = text.get("moe_intermediate_size") if experts > 1 else None
+        family = str(text.get("model_type", ""))
         return cls(
             hidden=hidden,
             layers=layers,
@@ -101,6 +109,10 @@ class Shape:
             experts=experts,
             experts_used=int(text.get("num_experts_per_tok") or 1) if experts > 1 else 1,
             tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            heads=heads,
+            norms=4 if family.startswith(("gemma2", "gemma3")) else 2,
+            normed_heads=family.startswith(("qwen3", "gemma3", "olmo2")),
+            softcap=bool(text.get("attn_logit_softcapping")),
         )
 
 
