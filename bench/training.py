@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import CannotRunError, Row, interleave, main, ratio_of_sums, row
+from bench.report import CannotRunError, Row, interleave, main, ratio_of_sums, row, table
 
 PARTS = ("speed", "shared", "memory")
 SHARED_TOKENS = 200
@@ -66,7 +66,9 @@ def measure(quick: bool) -> Sequence[Row]:
         for part in PARTS:
             if part in words or not words & {*PARTS}:
                 print(f"{name}: {part}", file=sys.stderr, flush=True)
-                rows += measures[part](name, form)
+                found = measures[part](name, form)
+                print(table(found), file=sys.stderr, flush=True)  # the whole takes the better part of an hour
+                rows += found
     return rows
 
 
