@@ -91,7 +91,7 @@ def test_layers_run_twice_only_under_gradient_and_say_so(tmp_path: Path) -> None
     policy = policy_of(tmp_path)
     seen: list[bool] = []
     for layer in decoder_layers(policy.lm):
-        layer.self_attn.register_forward_pre_hook(lambda *_: seen.append(recomputing()))
+        layer.get_submodule("self_attn").register_forward_pre_hook(lambda *_: seen.append(recomputing()))
     recompute_layers(policy.lm, 1)
     with torch.no_grad():
         policy.logps(pairs_of())
@@ -156,3 +156,14 @@ def test_the_meter_sees_what_was_freed_again() -> None:
     with peak_meter(torch.device("cpu")) as after:
         torch.ones(1 << 20).sum()
     assert after.peak_bytes < meter.peak_bytes - (64 << 20)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own inner workings
+def test_compiled_layers_are_recomputed_outside_their_graph(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path)
+    plain = gradients(policy)
+    for layer in decoder_layers(policy.lm):
+        layer.compile(backend="eager", dynamic=True)
+    recompute_layers(policy.lm, 2)
+    assert_equal(gradients(policy), plain)
+    assert kept_bytes(policy) < 0.3 * kept_bytes(policy_of(tmp_path / "plain"))
