@@ -11,8 +11,8 @@ TRL gets the same rows in the same steps (it could not shuffle them itself), the
 both sides are scored by transformers' own forward.
 
 Human labels are those of ``kto_sample.jsonl`` in KTO_SHARED_DATA; of a dialogue the model reads the last turn. The base has read
-none of the rows that are trained on or held out. Learning rate and epochs were chosen on the dev part alone, which no seed holds
-out or trains on. "Length only" is the AUC of the answer's length, shorter or longer being better as in the rows trained on.
+none of the rows that are trained on or held out. Learning rate and epochs were chosen on the dev part alone, which no seed
+trains on or holds out. "Length only" is the AUC of the answer's length, shorter or longer being better as in the rows trained on.
 """
 
 from __future__ import annotations

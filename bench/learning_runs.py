@@ -79,6 +79,7 @@ def train_trl(task: Task, tokenizer: Any) -> Any:
     from peft import LoraConfig
 
     datasets, trl = import_module("datasets"), import_module("trl")
+    datasets.disable_progress_bars()
     config, rows = task.config, task.sides["train"]
     labels = [each.label for each in rows]
     if len(rows) % config.batch_size or config.max_steps or config.num_epochs != int(config.num_epochs):

@@ -11,7 +11,7 @@ import pytest
 from bench.report import main
 from tests.conftest import ROOT
 
-NAMES = ("training", "training_gpu", "parity", "collection", "evaluation", "pages")
+NAMES = ("training", "training_gpu", "parity", "learning", "collection", "evaluation", "pages")
 
 
 @pytest.mark.parametrize("name", NAMES)
