@@ -6,6 +6,7 @@ Run by torchrun from test_distributed.py: ``distributed_child.py FOLDER``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -31,6 +33,8 @@ from worker.alignment.units import form_units
 Kind = Literal["alone", "ddp", "fsdp"]
 KINDS: tuple[Kind, ...] = ("ddp", "fsdp")
 WHOLE = 100_000
+POISON = 5
+NOISY = LoraSettings(r=4, alpha=8, dropout=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +44,12 @@ class Case:
     budget: int = WHOLE
     architecture: str = "llama"
     changes: dict[str, Any] = field(default_factory=dict)
-    dropout: float = 0.0
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(r=4, alpha=8))
     recompute: int = 0
     attention: Attention = "auto"
     probe: bool = False
+    poison: bool = False
+    """The fourth row has a token whose embedding is not finite; the reference was scored without it."""
 
 
 CASES: dict[str, Case] = {
@@ -65,15 +71,18 @@ CASES: dict[str, Case] = {
     "padded": Case(units=range(9), attention="eager", budget=150),
     "layers recomputed": Case(units=range(9), recompute=2, budget=150),
     "layers recomputed, one microbatch": Case(units=range(9), recompute=1, architecture="gemma2"),
-    "dropout": Case(units=range(9), dropout=0.5, budget=150),
-    "dropout, one microbatch": Case(units=range(3), dropout=0.5),
+    "dora": Case(units=range(7), lora=LoraSettings(r=4, alpha=8, dora=True)),
+    "a row that is not finite": Case(units=range(6), architecture="qwen3", poison=True),
+    "dropout": Case(units=range(9), lora=NOISY, budget=150),
+    "dropout, one microbatch": Case(units=range(3), lora=NOISY),
 }
 
 
 def policy_of(folder: Path, case: Case, kind: Kind, world: World) -> Policy:
     """In float64, off the reference, and the same whatever the kind."""
-    lora = LoraSettings(r=4, alpha=8, dropout=case.dropout)
-    policy = load_policy(str(folder / case.architecture), tiny.config(lora=lora, attention=case.attention))
+    policy = load_policy(str(folder / case.architecture), tiny.config(lora=case.lora, attention=case.attention))
+    if case.poison:
+        policy.lm.get_input_embeddings().weight.data[POISON] = float("nan")
     policy.model.double()
     policy.dtype = torch.float64
     steps.disturb(policy, 0.2)
@@ -108,6 +117,9 @@ def compute(folder: Path, case: Case, kind: Kind, world: World) -> tuple[StepRes
     if case.probe:
         assert probe(policy, [row.pair for row in rows[:3]]) is None
     split = split_of(policy, folder, rows, case.objective)
+    if case.poison:
+        pair = split.rows[3].pair
+        split.rows[3] = replace(split.rows[3], pair=Pair(np.append(pair.prompt_ids[:-1], POISON), pair.completion_ids))
     return steps.step(
         policy, split, case.units, objective=case.objective, tokens_per_microbatch=case.budget, **case.changes
     )
@@ -121,12 +133,13 @@ def difference(ours: StepResult, theirs: StepResult) -> float:
     if theirs.rewards is not None and ours.rewards is not None:
         pairs += list(zip(ours.rewards.tolist(), theirs.rewards.tolist(), strict=True))
     assert (ours.accuracy, ours.bad_ids) == (theirs.accuracy, theirs.bad_ids)
-    return float(max(abs(one - two) / max(abs(two), 1e-3) for one, two in pairs))
+    pairs = [(one, two) for one, two in pairs if not (math.isnan(one) and math.isnan(two))]
+    return float(np.max([abs(one - two) / max(abs(two), 1e-3) for one, two in pairs]))
 
 
 def main(folder: Path) -> None:
     world = join_world()
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, case in CASES.items():
         alone, alone_grads = compute(folder, case, "alone", ALONE) if world.is_main else (None, {})
         for kind in KINDS:
@@ -136,6 +149,7 @@ def main(folder: Path) -> None:
                 continue
             found[f"{kind}: {name}"] = {
                 "numbers": difference(result, alone),
+                "bad": result.bad_ids,
                 "gradient": steps.relative(grads, alone_grads),
                 "between": max(norms) - min(norms),
                 "norm": norms[0],

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from tests.alignment import tiny
 from tests.alignment.distributed_child import CASES
+from tests.alignment.test_process import alive
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import EvaluationSettings, TrainSpec
 from worker.alignment.dataset import Pair
@@ -65,7 +66,7 @@ def losses(spec: TrainSpec) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("distributed")
     for architecture in {case.architecture for case in CASES.values()}:
         tiny.save_model(folder / architecture, architecture)
@@ -73,18 +74,21 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
     child = [*TORCHRUN, "-m", "tests.alignment.distributed_child", str(folder)]
     done = run(child)
     assert done.returncode == 0, done.stderr[-4000:]
-    loaded: dict[str, dict[str, float]] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    loaded: dict[str, dict[str, Any]] = json.loads((folder / "found.json").read_text(encoding="utf-8"))
     return loaded
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_the_gradient_of_one(found: dict[str, dict[str, float]], kind: str, name: str) -> None:
+def test_two_processes_give_the_gradient_of_one(found: dict[str, dict[str, Any]], kind: str, name: str) -> None:
     case = found[f"{kind}: {name}"]
+    assert case["bad"] == ([1003] if CASES[name].poison else [])
+    if CASES[name].poison:  # which other rows are not finite depends on what they were packed with
+        return
+    assert case["numbers"] < 1e-6
     assert case["norm"] > 0
     assert case["between"] == 0
-    assert case["numbers"] < 1e-6
-    if not CASES[name].dropout:  # each process draws its own noise; the factors of the gradient are free of it
+    if not CASES[name].lora.dropout:  # each process draws its own noise; the factors of the gradient are free of it
         assert case["gradient"] < 1e-6
 
 
@@ -153,6 +157,23 @@ def test_a_refused_spec_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("snapshot_dir: the train split has no usable row")
     assert not Path(spec.attempt_dir).exists()
+
+
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
+    spec = tiny.spec(tmp_path, max_steps=100_000)
+    command = [sys.executable, "-m", "worker.alignment", "train", on_disk(spec), "--processes", "2"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 100
+        while not spec.events_path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
+        children = [int(pid) for pid in text.split()]
+        process.kill()
+    assert len(children) == 2
+    while any(alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "train" and options.processes > 1:
             die_with_parent()
+            read_spec(options.spec)
             return run_processes(options.spec, options.processes)
         if options.command == "train":
             return run_spec(read_spec(options.spec))
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return export.main([str(options.spec)])
     except SpecError as error:
-        print(error, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(error, file=sys.stderr)
         return 2
 
 

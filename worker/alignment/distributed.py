@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
 
 from worker.alignment.errors import Reason, SpecError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
 
 TIMEOUT = timedelta(days=7)
 """Of a collective: one process may evaluate for long, and one that died is noticed otherwise."""
@@ -176,6 +178,8 @@ class Failures:
 
 def _store() -> TCPStore:
     """A connection of its own to the store of the process group: the group's may be held by a wait."""
+    from torch._C._distributed_c10d import TCPStore
+
     return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 

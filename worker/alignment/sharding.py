@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from worker.alignment.dataset import Pair
 from worker.alignment.errors import StopRequest
@@ -47,6 +45,9 @@ class Root(nn.Module):
 
 def shard_base(root: Root, device: torch.device, size: int) -> None:
     """Shard the base over ``size`` processes; it may lie on the CPU before, and goes to ``device`` layer by layer."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     model = root.model
     adapters = {p for name, p in model.named_parameters() if model.base_model.prefix in name}
     for parameter in adapters:

@@ -7,6 +7,7 @@ process alone, whatever classes or however many rows a process has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -215,7 +216,6 @@ class _Run:
         batch, loss = self.batch, self.settings.loss
         self._complete()
         logps_B = self.logps_B.cpu()
-        bad = [batch.ids[index] for index in torch.nonzero(~torch.isfinite(logps_B)).flatten().tolist()]
         rewards_B = self.rewards_B.cpu()
         wins_P = (rewards_B[0::2] > rewards_B[1::2]).double() if loss.objective == "dpo" else None
         return StepResult(
@@ -224,8 +224,23 @@ class _Run:
             logps=logps_B,
             rewards=rewards_B if loss.needs_reference else None,
             accuracy=None if wins_P is None else float(wins_P.mean()),
-            bad_ids=bad,
+            bad_ids=[batch.ids[row] for row in self._bad_rows(logps_B)],
         )
+
+    def _bad_rows(self, logps_B: Tensor) -> list[int]:
+        """Rows whose log-prob is not finite. What rows share is computed with one of them, and its fault shows in all:
+        they are asked again, sharing nothing.
+        """
+        rows = torch.nonzero(~torch.isfinite(logps_B)).flatten().tolist()
+        if not rows or not self.policy.share:
+            return rows
+        self.policy.share = False
+        try:
+            pairs = [self.batch.pairs[row] for row in rows]
+            again = self.policy.score(pairs, token_budget=self.settings.token_budget).cpu()
+        finally:
+            self.policy.share = True
+        return [row for row, logp in zip(rows, again.tolist(), strict=True) if not math.isfinite(logp)] or rows
 
     def _complete(self) -> None:
         """Put together what the processes found, by one sum."""
