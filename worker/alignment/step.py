@@ -10,24 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worker.alignment.config import AlignmentConfig, KlScope
-from worker.alignment.dataset import IntArray, Pair
+from worker.alignment.dataset import Pair
 from worker.alignment.distributed import reduce_gradients
 from worker.alignment.losses import KlEstimate, LossSettings, kl_sums, losses, pooled_kl
 from worker.alignment.policy import Policy
 from worker.alignment.reference import FloatArray
+from worker.alignment.rounds import Cut, Round, rounds_of
 from worker.alignment.scoring import to_device
 from worker.alignment.sharding import IDLE
-from worker.alignment.shares import deal, share_units
-
-MIN_KL_ROWS = 16
-"""Rows of a microbatch whose z0 is its own (``kl_scope=microbatch``): fewer make it noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,31 +87,6 @@ class StepResult:
     """Rows whose log-prob was not finite."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Cut:
-    """The part of a batch that goes through the model at once."""
-
-    rows: Tensor
-    """[b] places in the batch, on the device."""
-    pairs: list[Pair]
-    kl_pairs: list[Pair]
-    kl_rows: list[int]
-    """Places in ``pairs``."""
-    kl_places: Tensor
-    """[m] places among the batch's mismatched pairs, on the device."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Round:
-    """What the processes do at the same time: one cut each, or none where a process has no more."""
-
-    cut: _Cut | None
-    """This process's."""
-    kl_passes: int
-    """Forward passes for mismatched pairs beside it, of the process that needs most."""
-    own_kl_passes: int
-
-
 def backward_step(policy: Policy, batch: StepBatch, settings: StepSettings) -> StepResult:
     """Leave the gradient of the step's mean loss in the adapters' ``.grad`` (which must be empty).
 
@@ -126,7 +97,7 @@ def backward_step(policy: Policy, batch: StepBatch, settings: StepSettings) -> S
 
     All processes of ``policy.world`` are given the same batch, and end with the same gradient and result.
     """
-    rounds = _rounds(policy, batch, settings)
+    rounds = rounds_of(policy, batch, settings)
     run = _Run(policy, batch, settings, pooled_later=len(rounds) == 1 and settings.kl_scope == "step")
     if policy.dropout:
         run.score_first(rounds)
@@ -164,7 +135,7 @@ class _Run:
         self.kl_M = scored_M.double() - self.kl_reference_M
         self.has_kl = True
 
-    def score_first(self, rounds: Sequence[_Round]) -> None:
+    def score_first(self, rounds: Sequence[Round]) -> None:
         """Log-probs of rows and mismatched pairs without gradient or dropout."""
         with torch.no_grad():
             for each in rounds:
@@ -177,7 +148,7 @@ class _Run:
             self.policy.world.add_up(self.kl_M)
         self.is_scored = self.has_kl = True
 
-    def backward(self, each: _Round) -> None:
+    def backward(self, each: Round) -> None:
         """Add the gradient of one round."""
         if self.is_scored:
             with self.policy.training_noise():
@@ -196,7 +167,7 @@ class _Run:
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
 
-    def _backward_noisy(self, cut: _Cut | None) -> None:
+    def _backward_noisy(self, cut: Cut | None) -> None:
         """The gradient by log-probs with dropout, its factors by those without."""
         if cut is None:
             noisy_B = self._idle_logps()
@@ -253,7 +224,7 @@ class _Run:
         self.loss, self.logps_B, self.rewards_B = found[0][0], found[1], found[2]
         self.kl_M = found[3] if len(found) > 3 else self.kl_M
 
-    def _forward(self, cut: _Cut) -> Tensor:
+    def _forward(self, cut: Cut) -> Tensor:
         """Log-probs of the cut's rows; those of its mismatched pairs are kept."""
         if not cut.kl_pairs:
             return self.policy.logps(cut.pairs)
@@ -262,7 +233,7 @@ class _Run:
         self.kl_M[cut.kl_places] = kl_M.double() - self.kl_reference_M[cut.kl_places]
         return logps_B
 
-    def _losses(self, cut: _Cut, logps_B: Tensor) -> Tensor:
+    def _losses(self, cut: Cut, logps_B: Tensor) -> Tensor:
         scope = self.kl_M[cut.kl_places] if self.settings.kl_scope == "microbatch" else self.kl_M
         found = losses(
             self.settings.loss,
@@ -275,56 +246,6 @@ class _Run:
         self.loss += found.total.detach()
         self.rewards_B[cut.rows] = found.rewards
         return found.total
-
-
-def _rounds(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[_Round]:
-    place_of = {row: place for place, row in enumerate(batch.kl_rows)} if settings.loss.needs_kl else {}
-
-    def passes(rows: IntArray | None) -> int:
-        if rows is None or not policy.sharded:
-            return 0
-        kl_pairs = [batch.kl_pairs[place_of[row]] for row in sorted(rows.tolist()) if row in place_of]
-        return len(policy.kl_cuts(kl_pairs, token_budget=settings.token_budget)) if kl_pairs else 0
-
-    rounds = []
-    for at_once in zip_longest(*_cuts(policy, batch, settings)):
-        counts, own = [passes(rows) for rows in at_once], at_once[policy.world.rank]
-        cut = None if own is None else _cut_of(policy, batch, sorted(own.tolist()), place_of)
-        rounds.append(_Round(cut, max(counts), counts[policy.world.rank]))
-    return rounds
-
-
-def _cuts(policy: Policy, batch: StepBatch, settings: StepSettings) -> list[list[IntArray]]:
-    """For each process its cuts: places of rows. Where z0 is a cut's own, whole cuts are dealt to the processes."""
-    members: dict[int, list[int]] = {}
-    for row, unit in enumerate(batch.units):
-        members.setdefault(unit, []).append(row)
-    units, size, budget = list(members.values()), policy.world.size, settings.token_budget
-    if size == 1 or settings.kl_scope == "microbatch":
-        min_rows = MIN_KL_ROWS if settings.kl_scope == "microbatch" else 1
-        cuts = policy.cuts(batch.pairs, units, token_budget=budget, min_rows=min_rows)
-        costs = [sum(len(ids) for row in cut for ids in batch.pairs[row]) for cut in cuts]
-        return [cuts] if size == 1 else [[cuts[place] for place in places] for places in deal(costs, size)]
-    shares = share_units(batch.pairs, units, size, share=policy.share and policy.path == "packed")
-    return [_cut_share(policy, batch, [units[unit] for unit in share], budget) for share in shares]
-
-
-def _cut_share(policy: Policy, batch: StepBatch, units: Sequence[Sequence[int]], token_budget: int) -> list[IntArray]:
-    rows = np.asarray([row for unit in units for row in unit], dtype=np.int64)
-    ends = np.cumsum([len(unit) for unit in units]).tolist()
-    own = [range(end - len(unit), end) for unit, end in zip(units, ends, strict=True)]
-    return [rows[cut] for cut in policy.cuts([batch.pairs[row] for row in rows], own, token_budget=token_budget)]
-
-
-def _cut_of(policy: Policy, batch: StepBatch, rows: list[int], place_of: dict[int, int]) -> _Cut:
-    places = [(local, place_of[row]) for local, row in enumerate(rows) if row in place_of]
-    return _Cut(
-        rows=to_device(rows, policy.device),
-        pairs=[batch.pairs[row] for row in rows],
-        kl_pairs=[batch.kl_pairs[place] for _, place in places],
-        kl_rows=[local for local, _ in places],
-        kl_places=to_device(np.asarray([place for _, place in places], dtype=np.int64), policy.device),
-    )
 
 
 def step_metrics(result: StepResult, labels: Sequence[bool]) -> dict[str, float]:
