@@ -24,6 +24,8 @@ USUAL_LEARNING_RATE = (5e-7, 1e-3)
 """The paper's 5e-7 … 5e-6 is for full fine-tuning; LoRA is trained with 10 to 100 times that."""
 MIN_FREE_BYTES, LOW_FREE_BYTES = 256 * 2**20, 2 * 2**30
 HEARD_SECONDS = 30
+ON_CUDA = {"flash": "flash-attn", "varlen": "Variable-length attention", "flex": "Training with FlexAttention"}
+"""Attention settings that a CPU cannot train with, as a sentence begins with them."""
 MEMORY_LIMIT = 0.92
 
 
@@ -167,11 +169,19 @@ def _about_disk() -> list[Finding]:
 
 
 def _about_device(config: AlignmentConfig, device: Device | None) -> list[Finding]:
-    if config.quantization == "none" or device is None or device.kind == "cuda":
+    """The trainer would refuse these, too, once it has been started."""
+    if device is None or device.kind == "cuda":
         return []
-    text = f"A 4-bit base needs CUDA, but the worker has {device.name}."
-    remedy = "Take the base weights as they are."
-    return [Finding(level="error", code="needs_cuda", text=text, remedy=remedy, field="quantization")]
+    found = []
+    if config.quantization != "none":
+        text = f"A 4-bit base needs CUDA, but the worker has {device.name}."
+        remedy = "Take the base weights as they are."
+        found.append(Finding(level="error", code="needs_cuda", text=text, remedy=remedy, field="quantization"))
+    if config.attention in ON_CUDA:
+        text = f"{ON_CUDA[config.attention]} needs CUDA, but the worker has {device.name}."
+        remedy = "Let the attention be chosen automatically."
+        found.append(Finding(level="error", code="needs_cuda", text=text, remedy=remedy, field="attention"))
+    return found
 
 
 def _about_memory(estimate: RunEstimate | None, device: Device | None) -> list[Finding]:

@@ -28,8 +28,9 @@ Change = Callable[[Path, Json], None]
 
 @pytest.fixture(autouse=True)
 def outlive_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs in this very process, which is no trainer."""
+    """The command runs in this very process, which is no trainer, as on a machine without CUDA."""
     monkeypatch.setattr(train, "die_with_parent", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def entries(folder: Path) -> set[tuple[str, int]]:
@@ -135,6 +136,11 @@ CASES: dict[str, tuple[Change, str]] = {
     "another type": (settings(batch_size="8"), "batch_size: must be of type int"),
     "no object": (put(config="x"), "config: must be an object of settings"),
     "a path that is none": (put(resume_from=3), "resume_from: must be of type str, or null"),
+    # The machine
+    "4 bits": (settings(quantization="4bit"), "quantization: 4bit needs "),
+    "flash-attn": (settings(attention="flash"), "attention: flash needs the flash-attn package, a CUDA device and"),
+    "varlen": (settings(attention="varlen"), "attention: varlen needs torch.nn.attention.varlen, a CUDA device and"),
+    "flex": (settings(attention="flex"), "attention: flex needs a CUDA device to train; use auto"),
     # Folders
     "a used attempt": (a_used_attempt, "already holds an attempt; give each its own folder"),
     "a file for a folder": (put(attempt_dir=lambda f: str(f / "model/config.json/a")), "attempt_dir: "),

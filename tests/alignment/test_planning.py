@@ -47,6 +47,8 @@ def test_recomputed_layers_change_no_loss_and_stay_on_resume(tmp_path: Path) -> 
         run(spec)
     assert losses(plain) == losses(full)
     assert (recomputed(plain, 3), recomputed(full, 3)) == (0, 2)
+    told_words = [told(spec, "run_started")[0]["data"]["checkpointing"] for spec in (plain, full)]
+    assert told_words == ["none", "every layer recomputed"]
     third = tiny.spec(
         tmp_path,
         attempt=3,
@@ -78,6 +80,8 @@ def test_a_step_that_is_close_is_tried_and_recomputes_until_it_fits(
     notices = [event["data"] for event in told(spec, "notice") if "measured_bytes" in event["data"]["detail"]]
     assert [notice["detail"]["measured_bytes"] for notice in notices] == [round(peaks[-1] * 2**30)]
     assert (f"{layers} of 2 layers" if layers else "Nothing is recomputed") in notices[0]["text"]
+    words = ("none", "the first 1 of 2 layers recomputed", "every layer recomputed")
+    assert told(spec, "run_started")[0]["data"]["checkpointing"] == words[layers]
 
 
 def test_a_step_that_never_fits_is_refused_with_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

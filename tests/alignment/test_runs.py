@@ -87,6 +87,7 @@ def test_a_run_tells_its_story(tmp_path: Path) -> None:
     (started,) = told(spec, "run_started")
     assert started["data"]["num_train_rows"] == 40
     assert started["data"]["attention"].startswith("SDPA per sequence, packed")
+    assert (started["data"]["checkpointing"], started["data"]["world_size"]) == ("none", 1)
     assert 0 < started["data"]["num_trainable_parameters"] < started["data"]["num_parameters"]
     metrics = told(spec, "metrics")
     assert [event["step"] for event in metrics] == [1, 2, 3, 4, 5, 6]

@@ -87,8 +87,9 @@ CONFIGS: dict[str, Any] = {
     "phi": lambda v: PhiConfig(vocab_size=v, partial_rotary_factor=0.5, **SIZES),
     "phi3": lambda v: Phi3Config(vocab_size=v, sliding_window=16, **SIZES),
     "smollm3": lambda v: SmolLM3Config(vocab_size=v, no_rope_layers=[1, 0], **SIZES),
-    "llama4": lambda v: _llama4(v),
-    "llama4_long": lambda v: _llama4(v, attn_temperature_tuning=True, floor_scale=8, attn_scale=0.5),
+    "llama4": lambda v: _llama4(v, moe_layers=[]),
+    "llama4_moe": lambda v: _llama4(v, moe_layers=[1], num_local_experts=2),
+    "llama4_long": lambda v: _llama4(v, moe_layers=[], attn_temperature_tuning=True, floor_scale=8, attn_scale=0.5),
     "lfm2": lambda v: Lfm2Config(vocab_size=v, layer_types=["conv", "full_attention"], **SIZES),
     "qwen3_next": lambda v: Qwen3NextConfig(
         vocab_size=v,
@@ -110,7 +111,6 @@ def _llama4(vocab_size: int, **changes: Any) -> Any:
         "layer_types": ["chunked_attention", "full_attention"],
         "no_rope_layers": [1, 0],
         "attn_temperature_tuning": False,
-        "moe_layers": [],  # its router is a linear layer that returns a pair: peft cannot adapt it
         "intermediate_size_mlp": 48,
     }
     return Llama4TextConfig(vocab_size=vocab_size, **(SIZES | settings | changes))

@@ -140,12 +140,14 @@ def test_an_empty_dev_split_warns(bench):
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("cpu", True), ("cuda", False)])
-def test_a_4_bit_base_needs_cuda(bench, kind, refused):
+def test_some_settings_need_cuda(bench, kind, refused):
     now = utcnow()
     device = {"name": kind, "kind": kind, "memory_bytes": 2**36, "num_cores": 2}
     bench.db.add(Worker(name="w", devices=[device], started_at=now, heard_at=now))
     bench.db.flush()
-    assert ("needs_cuda" in codes(check(bench, quantization="4bit"), "error")) is refused
+    for result in (check(bench, quantization="4bit"), check(bench, attention="flash"), check(bench, attention="flex")):
+        assert ("needs_cuda" in codes(result, "error")) is refused
+    assert "needs_cuda" not in codes(check(bench, attention="sdpa"), "error")
 
 
 def test_long_rows_are_counted(bench):

@@ -51,6 +51,7 @@ def add_adapters(base: Any, lora: LoraSettings, *, seed: int, base_model: str, e
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear" if everything else list(lora.target_modules),
+        exclude_modules=[name for name, module in base.named_modules() if _is_router(module)] or None,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         bias="none",
@@ -172,7 +173,8 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def check_targets(base: Any, targets: tuple[str, ...]) -> None:
     """Raise ModelError for a name that no linear layer or embedding bears; peft skips such a name in silence."""
-    names = [name for name, module in base.named_modules() if isinstance(module, ADAPTABLE)]
+    modules = base.named_modules()
+    names = [name for name, module in modules if isinstance(module, ADAPTABLE) and not _is_router(module)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             ends = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -209,6 +211,11 @@ def _wrap(base: Any, adapter: LoraConfig, *, empty: bool = False) -> Any:
             "adapter on one alone could not be merged; leave lm_head and embed_tokens out."
         )
     return model
+
+
+def _is_router(module: nn.Module) -> bool:
+    """A linear layer that returns more than a product, which LoRA cannot stand for: Llama 4's and PhiMoE's."""
+    return isinstance(module, nn.Linear) and type(module).__name__.endswith("Router")
 
 
 def _is_plain(layer: Any) -> bool:

@@ -83,15 +83,17 @@ def choose_backend(
             return "sdpa"
         case "flash":
             if not flash:
-                raise ValueError("attention flash needs the flash-attn package, a CUDA device and bfloat16")
+                raise ValueError("attention: flash needs the flash-attn package, a CUDA device and bfloat16; use auto")
             return "flash"
         case "varlen":
             if not has_varlen:
-                raise ValueError("attention varlen needs torch.nn.attention.varlen, a CUDA device and bfloat16")
+                raise ValueError(
+                    "attention: varlen needs torch.nn.attention.varlen, a CUDA device and bfloat16; use auto"
+                )
             return "varlen"
         case "flex":
             if gradients and device.type != "cuda":
-                raise ValueError("attention flex needs a CUDA device: it cannot train on a CPU; use sdpa or auto")
+                raise ValueError("attention: flex needs a CUDA device to train; use auto")
             return "flex"
         case _:
             return "flash" if flash else "varlen" if has_varlen else "sdpa"

@@ -46,6 +46,7 @@ class Checked:
 def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: False) -> Checked:
     """Read config, tokenizer, snapshot and checkpoint. Raises SpecError; StopRequest where ``should_stop`` turned true."""
     config = spec.config
+    check_device(config)
     with refused("resume_from"):
         manifest = open_resume(spec)
     model_config = read_model_config(spec.model_path, config.base_model)
@@ -99,6 +100,22 @@ def check_parallel(config: AlignmentConfig, num_processes: int) -> None:
     """Sharding takes weights apart as they are; a 4-bit layer's are packed with their scales."""
     if num_processes > 1 and config.parallel == "fsdp" and config.quantization != "none":
         raise SpecError("parallel: fsdp does not shard a quantised base; use ddp, or set quantization to none")
+
+
+def check_device(config: AlignmentConfig) -> None:
+    """What the settings need of the machine is here: packages, a CUDA device, half precision."""
+    from worker.alignment.attention import choose_backend
+    from worker.alignment.base_model import four_bit
+    from worker.alignment.policy import resolve_device, resolve_dtype
+
+    device = resolve_device()
+    dtype = resolve_dtype(config.precision, device)
+    try:
+        choose_backend(config.attention, device, dtype)
+        if config.quantization == "4bit":
+            four_bit(dtype)
+    except (ValueError, ModelError) as error:
+        raise SpecError(str(error).rstrip(".")) from error
 
 
 def check_folders(spec: TrainSpec) -> None:

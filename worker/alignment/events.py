@@ -62,6 +62,10 @@ class RunStarted:
     objective: str = "kto"
     num_units: int = 0
     """What an epoch draws from: rows, or pairs for dpo."""
+    checkpointing: str = ""
+    """What backward recomputes, in words: ``none``, ``the first 3 of 8 layers recomputed``, ``every layer recomputed``."""
+    world_size: int = 1
+    """Processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,10 @@ class _FusedLora:
             return self._plain(x)
         base, name = layer.base_layer, names[0]
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        return _LoraLinear.apply(x, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+        x_NI = x.reshape(-1, x.shape[-1])
+        y_NO = _LoraLinear.apply(x_NI, base.weight, base.bias, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+        # Viewed out here: some models add to the output in place, which a view made inside the node forbids.
+        return y_NO.view(*x.shape[:-1], -1)
 
 
 def _is_gated(module: torch.nn.Module) -> bool:
@@ -122,23 +125,23 @@ class _LoraLinear(torch.autograd.Function):
     """y = x W' + bias + scale (x A') B'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        a_RI, b_OR = a.to(x.dtype), b.to(x.dtype)
+    def forward(
+        ctx: Any, x_NI: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        a_RI, b_OR = a.to(x_NI.dtype), b.to(x_NI.dtype)
         down_NR = x_NI @ a_RI.t()
         y_NO = functional.linear(x_NI, weight, bias).addmm_(down_NR, b_OR.t(), alpha=scale)
         ctx.save_for_backward(x_NI, down_NR, weight, a, b)
         ctx.scale = scale
-        return y_NO.view(*x.shape[:-1], -1)
+        return y_NO
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
         x_NI, down_NR, weight, a, b = ctx.saved_tensors
-        grad_NO = grad.reshape(-1, grad.shape[-1])
-        up_NR = (grad_NO @ b.to(grad.dtype)).mul_(ctx.scale)
+        up_NR = (grad_NO @ b.to(grad_NO.dtype)).mul_(ctx.scale)
         grad_a = (up_NR.t() @ x_NI).to(a.dtype) if ctx.needs_input_grad[3] else None
         grad_b = (grad_NO.t() @ down_NR).mul_(ctx.scale).to(b.dtype) if ctx.needs_input_grad[4] else None
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_NO @ weight).addmm_(up_NR, a.to(grad.dtype)).view(*grad.shape[:-1], -1)
+            grad_x = (grad_NO @ weight).addmm_(up_NR, a.to(grad_NO.dtype))
         return grad_x, None, None, grad_a, grad_b, None

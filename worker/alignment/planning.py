@@ -42,6 +42,14 @@ class RunPlan:
     work: Workload | None = field(repr=False)
     """None for a kind of model whose memory is not known."""
 
+    def words(self, num_layers: int) -> str:
+        """What backward recomputes, of so many layers."""
+        if not self.num_recomputed_layers:
+            return "none"
+        if self.num_recomputed_layers >= num_layers:
+            return "every layer recomputed"
+        return f"the first {self.num_recomputed_layers} of {num_layers} layers recomputed"
+
     def advice(self) -> str:
         """The end of a sentence that says that memory ran out."""
         if self.work is None:

@@ -240,7 +240,7 @@ def load_policy(
         head=Head.of(base),
         dropout=config.lora.dropout,
         share=config.share_prefixes and contexts,
-        continues=contexts,
+        continues=contexts and config.objective == "kto",  # the others have no KL pass
         world=world,
         sharded=sharded,
     )

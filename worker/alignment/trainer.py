@@ -184,6 +184,8 @@ class Trainer:
             undesirable_weight=self.settings.loss.undesirable_weight,
             objective=self.config.objective,
             num_units=len(self.checked.units.units),
+            checkpointing=self.prepared.plan.words(self.checked.model_config.get_text_config().num_hidden_layers),
+            world_size=self.world.size,
         )
         self.report.emit("run_started", self.step, started)
 
