@@ -15,9 +15,8 @@ from tests.alignment.steps import scored
 from tests.alignment.test_runs import adapter, run, told
 from worker.alignment.dataset import load_split
 from worker.alignment.policy import load_policy
-from worker.alignment.prepare import step_settings
 from worker.alignment.schedule import learning_rate, total_steps
-from worker.alignment.step import backward_step
+from worker.alignment.step import StepSettings, backward_step
 from worker.alignment.weights import resolve_weights
 
 
@@ -75,7 +74,7 @@ def test_two_steps_equal_clipped_adamw_by_hand(tmp_path: Path) -> None:
     policy = load_policy(spec.model_path, spec.config)
     rows = load_split(tmp_path / "snapshot" / "train.jsonl", policy.tokenizer, max_length=128).rows
     split = scored(tmp_path / "own", policy, rows)
-    settings_of_step = step_settings(spec.config, resolve_weights(spec.config, [row.label for row in rows]))
+    settings_of_step = StepSettings.of(spec.config, resolve_weights(spec.config, [row.label for row in rows]))
     names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
     first = {name: torch.zeros(()) for name in names}
     second = dict(first)

@@ -15,7 +15,6 @@ from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
 from worker.alignment.dataset import Encoder, Row, chat_template
 from worker.alignment.distributed import ALONE, World
-from worker.alignment.losses import LossSettings
 from worker.alignment.planning import RunPlan, plan_run, refine
 from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe, resolve_device
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
@@ -23,7 +22,7 @@ from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import environment_pins, pin_threads
 from worker.alignment.step import StepSettings, backward_step
 from worker.alignment.units import form_units
-from worker.alignment.weights import ClassWeights, resolve_weights
+from worker.alignment.weights import resolve_weights
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import PromptCase
@@ -75,7 +74,7 @@ def prepare(
     pins = pins_of(policy, template, Path(spec.cache_dir), config)
     reference_key = namespace(**{name: str(pins[name]) for name in REFERENCE_PINS}, head="float32")
     progress("loading", 1, 1)
-    settings = step_settings(config, resolve_weights(config, [row.label for row in train.rows]))
+    settings = StepSettings.of(config, resolve_weights(config, [row.label for row in train.rows]))
     (train_split, dev_split), result = score_reference(
         policy,
         [
@@ -151,16 +150,6 @@ def heaviest_units(rows: Sequence[Row], units: Sequence[tuple[int, ...]], batch_
     """The longest units, as many as a step has: no step needs more memory."""
     lengths = [sum(rows[index].num_tokens for index in unit) for unit in units]
     return sorted(range(len(units)), key=lambda place: (-lengths[place], place))[:batch_size]
-
-
-def step_settings(config: AlignmentConfig, weights: ClassWeights) -> StepSettings:
-    loss = LossSettings(
-        objective=config.objective,
-        beta=config.beta,
-        desirable_weight=weights.desirable,
-        undesirable_weight=weights.undesirable,
-    )
-    return StepSettings(loss=loss, token_budget=config.tokens_per_microbatch, kl_scope=config.kl_scope)
 
 
 def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: AlignmentConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from worker.alignment.reference import FloatArray
 from worker.alignment.rounds import Cut, Round, rounds_of
 from worker.alignment.scoring import to_device
 from worker.alignment.sharding import IDLE
+from worker.alignment.weights import ClassWeights, resolve_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,14 +61,14 @@ class StepSettings:
     kl_scope: KlScope = "step"
 
     @classmethod
-    def of(cls, config: AlignmentConfig, weights: tuple[float, float] = (1.0, 1.0)) -> StepSettings:
-        """``weights``: (desirable, undesirable), where the config leaves them to the data."""
-        desirable, undesirable = config.desirable_weight, config.undesirable_weight
+    def of(cls, config: AlignmentConfig, weights: ClassWeights | None = None) -> StepSettings:
+        """``weights`` as ``resolve_weights`` gives them; None: the config's own, 1 where it leaves them to the data."""
+        weights = weights or resolve_weights(config, [True, False])
         loss = LossSettings(
             objective=config.objective,
             beta=config.beta,
-            desirable_weight=weights[0] if desirable is None else desirable,
-            undesirable_weight=weights[1] if undesirable is None else undesirable,
+            desirable_weight=weights.desirable,
+            undesirable_weight=weights.undesirable,
         )
         return cls(loss=loss, token_budget=config.tokens_per_microbatch, kl_scope=config.kl_scope)
 
