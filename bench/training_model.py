@@ -26,6 +26,7 @@ from worker.alignment.memory import recompute_layers
 from worker.alignment.policy import Policy, probe
 from worker.alignment.reference import FloatArray, ReferenceCache, reference_logps
 from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step
+from worker.alignment.tail import install
 from worker.alignment.varlen import aligned_to_last_key
 
 ROWS_PER_STEP = 8
@@ -180,6 +181,7 @@ class Ours:
             head=Head.of(base),
             share=contexts,
             continues=contexts,
+            tail=contexts and install(base),
         )
         self.settings = StepSettings.of(config)
         self.optimizer = torch.optim.AdamW(

@@ -14,6 +14,7 @@ from tests.alignment.steps import FAMILIES, disturb, policy_of, relative, rows_o
 from worker.alignment.config import LoraSettings, Objective
 from worker.alignment.data import ScoredSplit
 from worker.alignment.dataset import Row, load_split
+from worker.alignment.packing import pack_pairs
 from worker.alignment.policy import Policy, load_policy, probe
 from worker.alignment.prepare import probe_rows
 
@@ -215,7 +216,7 @@ def test_microbatch_scope_is_a_step_of_its_own_per_pass(tmp_path: Path) -> None:
         part = naive.kto_step(policy.model, [row.pair for row in rows], labels, kl_pairs, 0.1, (1.0, 1.0))
         share = len(rows) / len(split.rows)
         loss += share * float(part.loss)
-        expected = {name: expected[name] + share * part.grads[name] for name in grads}
+        expected = {name: expected[name] + part.grads[name] * share for name in grads}
     assert ours.loss == pytest.approx(loss, rel=1e-6)
     assert relative(grads, expected) < 1e-5
 
@@ -313,3 +314,26 @@ def test_trap_14_the_kl_pass_keeps_nothing_for_backward(tmp_path: Path) -> None:
     logps, kl_logps = policy.logps_with_kl(batch.pairs, batch.kl_pairs, batch.kl_rows, token_budget=ONE_PASS)
     assert logps.requires_grad
     assert not kl_logps.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("architecture", "known"), [("llama", True), ("mistral", True), ("qwen3", True), ("gemma2", False)]
+)
+def test_the_last_layer_computes_what_the_head_reads(tmp_path: Path, architecture: str, *, known: bool) -> None:
+    policy = policy_of(tmp_path, architecture)
+    disturb(policy)
+    rows = ratings_of_few_prompts(tmp_path, policy)
+    split = scored(tmp_path, policy, rows)
+    assert policy.tail == known
+    tokens: list[int] = []
+    mlp = policy.lm.model.layers[-1].mlp
+    hook = mlp.register_forward_pre_hook(lambda _module, inputs: tokens.append(inputs[0].shape[1]))
+    ours, grads = step(policy, split, tokens_per_microbatch=ONE_PASS)
+    hook.remove()
+    pack = pack_pairs([row.pair for row in rows])
+    read = len(set(pack.score_rows.tolist()))
+    assert tokens[0] == (read if known else pack.num_tokens)
+    policy.tail = False
+    whole, whole_grads = step(policy, split, tokens_per_microbatch=ONE_PASS)
+    assert torch.allclose(ours.logps, whole.logps, rtol=1e-6)
+    assert relative(grads, whole_grads) < 1e-5

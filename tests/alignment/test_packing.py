@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worker.alignment.dataset import IntArray, Pair
-from worker.alignment.packing import MIN_SHARED, Pack, cut_units, inputs_of, pack_continuations, pack_pairs
+from worker.alignment.packing import MIN_SHARED, Pack, cut_units, inputs_of, pack_continuations, pack_pairs, tail_of
 
 
 def pair(prompt: list[int], completion: list[int]) -> Pair:
@@ -59,6 +59,21 @@ def test_every_token_sees_its_own_row_up_to_itself(seed: int, *, share: bool) ->
     total = sum(len(inputs_of(row)) for row in pairs)
     assert pack.num_tokens == sum(strand.length for strand in pack.strands)
     assert pack.num_tokens < total if share else pack.num_tokens == total
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tail_holds_what_the_head_reads_and_sees_the_same_keys(seed: int) -> None:
+    pack = pack_pairs(family(seed))
+    tail, before = tail_of(pack), visible(pack)
+    assert set(pack.score_rows.tolist()) <= set(tail.rows.tolist())
+    assert len(tail.rows) == len(set(tail.rows.tolist())) < pack.num_tokens
+    for strand in tail.pack.strands:
+        context = [int(token) for start, stop in strand.context for token in pack.token_ids[start:stop]]
+        for place in range(strand.length):
+            own = pack.token_ids[strand.keys_start : strand.keys_start + place + 1].tolist()
+            row = tail.rows[strand.start + place]
+            assert context + own == before[row]
+            assert tail.pack.position_ids[strand.start + place] == pack.position_ids[row]
 
 
 def test_what_is_shared_is_computed_once() -> None:

@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 
 from worker.alignment import varlen
 from worker.alignment.config import Attention
+from worker.alignment.dataset import IntArray
 from worker.alignment.flex import Blocks, flex
 from worker.alignment.memory import recomputing
 from worker.alignment.packing import Pack, Strand
@@ -45,6 +46,8 @@ class Memory:
     """Layer -> keys (after the rotary embedding) and values, each [1, kv_heads, T, D], detached."""
     hidden: Tensor | None = None
     """[T, H], detached."""
+    places: IntArray | None = None
+    """[T] a token's row in ``hidden``, where that holds a tail only."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +66,10 @@ class Layout:
     variable: varlen.Lengths | None = None
     blocks: Blocks | None = None
     pieces: tuple[list[int], list[list[int]]] | None = None
+    tail: Layout | None = None
+    """What the last layer computes of the row (see ``tail.py``); None: all of it."""
+    tail_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """[n] its rows."""
 
 
 def choose_backend(
@@ -200,7 +207,7 @@ def _in_one_call(
     softcap: float | None,
 ) -> Tensor:
     """``key`` and ``value`` begin with the memory's: [1, kv_heads, memory + T, D] -> [1, T, heads, D]."""
-    memory_tokens = key.shape[2] - query.shape[2]
+    memory_tokens = key.shape[2] - query.shape[2] if layout.memory is not None else 0
     if layout.backend == "flex":
         if layout.blocks is None:
             layout.blocks = Blocks(layout.pack, layout.device, memory_tokens)
@@ -227,24 +234,24 @@ def _keys_of(layout: Layout, own: Tensor, memory: Tensor | None) -> list[Tensor]
             for strand, part in zip(strands, parts, strict=True)
         ]
     if layout.pieces is None:
-        layout.pieces = _pieces(layout.pack)
+        layout.pieces = _pieces(layout.pack, own.shape[2])
     sizes, members = layout.pieces
     split = torch.split(own, sizes, dim=2)
     return [torch.cat([split[i] for i in each], dim=2) if len(each) > 1 else split[each[0]] for each in members]
 
 
-def _pieces(pack: Pack) -> tuple[list[int], list[list[int]]]:
+def _pieces(pack: Pack, num_keys: int) -> tuple[list[int], list[list[int]]]:
     """Sizes of the disjoint pieces of the row, and for each strand the pieces that its keys are made of."""
-    borders = {0, pack.num_tokens}
+    borders = {0, num_keys}
     for strand in pack.strands:
-        borders.update((strand.start, strand.start + strand.length))
+        borders.update((strand.keys_start, strand.keys_start + strand.length))
         borders.update(border for pair in strand.context for border in pair)
     edges = sorted(borders)
     place = {edge: index for index, edge in enumerate(edges)}
     sizes = [stop - start for start, stop in pairwise(edges)]
     members = []
     for strand in pack.strands:
-        spans = [*strand.context, (strand.start, strand.start + strand.length)]
+        spans = [*strand.context, (strand.keys_start, strand.keys_start + strand.length)]
         members.append([index for start, stop in spans for index in range(place[start], place[stop])])
     return sizes, members
 

@@ -10,6 +10,7 @@ A gated MLP keeps act(gate) beside gate and up for the backward of their product
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ def fuse(model: Any) -> None:
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is torch.nn.Linear:
             module.forward = _FusedLora(module)
-        elif _is_gated(module):
+        elif same_code(type(module), LlamaMLP):  # down(act(gate(x)) * up(x))
             module.forward = _FusedGate(module)
 
 
@@ -72,10 +73,12 @@ class _FusedLora:
         return y_NO.view(*x.shape[:-1], -1)
 
 
-def _is_gated(module: torch.nn.Module) -> bool:
-    """Whether the module's forward is, byte for byte, down(act(gate(x)) * up(x))."""
-    own, llama = getattr(type(module).forward, "__code__", None), LlamaMLP.forward.__code__
-    return own is not None and (own.co_code, own.co_names) == (llama.co_code, llama.co_names)
+def same_code(one: type, other: type) -> bool:
+    """Whether two classes have the same ``forward``, instruction by instruction, under whatever decorators."""
+    if not hasattr(one, "forward"):
+        return False
+    a, b = (getattr(inspect.unwrap(each.forward), "__code__", None) for each in (one, other))  # type: ignore[attr-defined]
+    return a is not None and b is not None and (a.co_code, a.co_names) == (b.co_code, b.co_names)
 
 
 class _FusedGate:

@@ -10,7 +10,7 @@ a token sees its context and its own strand up to itself, nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,12 @@ class Strand:
     length: int
     context: Ranges
     """What its keys begin with: ranges of the row, or of the memory where the pack has one."""
+    own_keys: int = -1
+    """Where its own keys begin, when they lie elsewhere than its tokens: in a tail."""
+
+    @property
+    def keys_start(self) -> int:
+        return self.start if self.own_keys < 0 else self.own_keys
 
     @property
     def num_context(self) -> int:
@@ -67,6 +73,39 @@ class Pack:
 def inputs_of(pair: Pair) -> IntArray:
     """Token ids fed to the model: everything but the last completion token."""
     return np.concatenate([pair.prompt_ids, pair.completion_ids[:-1]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tail:
+    """The end of each strand, from the first position that the head reads: queries to the whole row's keys."""
+
+    rows: IntArray
+    """[n] of the row, in order."""
+    pack: Pack
+    """Of the n rows, with every strand's beginning in its context; only its strands and positions mean anything."""
+
+
+def tail_of(pack: Pack) -> Tail:
+    """What of a row the last layer must compute beside keys and values."""
+    read = np.zeros(pack.num_tokens, dtype=bool)
+    read[pack.score_rows] = True
+    rows: list[IntArray] = []
+    strands: list[Strand] = []
+    total = 0
+    for strand in pack.strands:
+        stop = strand.start + strand.length
+        found = np.flatnonzero(read[strand.start : stop])
+        if not len(found):
+            continue
+        first = strand.start + int(found[0])
+        context = (*strand.context, (strand.start, first)) if first > strand.start else strand.context
+        strands.append(Strand(total, stop - first, context, own_keys=first))
+        rows.append(np.arange(first, stop))
+        total += stop - first
+    kept = np.concatenate(rows)
+    return Tail(
+        kept, replace(pack, token_ids=pack.token_ids[kept], position_ids=pack.position_ids[kept], strands=strands)
+    )
 
 
 def pack_pairs(pairs: Sequence[Pair], *, share: bool = True) -> Pack:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -32,6 +32,7 @@ from worker.alignment.packing import Pack, cut_units, pack_continuations, pack_p
 from worker.alignment.scoring import ScoringPath, packed_logps, padded_logps, to_device, tolerance
 from worker.alignment.sharding import IDLE, Root, shard_base
 from worker.alignment.shares import share_units
+from worker.alignment.tail import install
 from worker.alignment.varlen import aligned_to_last_key
 
 MAX_PROBE_TOKENS = 4096
@@ -55,6 +56,8 @@ class Policy:
     """Packed rows: compute what they begin with in common once."""
     continues: bool = True
     """Packed rows: mismatched pairs go on from the keys and values of the prompts of a forward before."""
+    tail: bool = False
+    """Packed rows: the last layer leaves out what the head does not read; ``tail.install`` has prepared it."""
     world: World = ALONE
     sharded: bool = False
     """The base's weights lie in pieces over the world's processes, which must all run the model equally often."""
@@ -144,7 +147,7 @@ class Policy:
         return cast("T", self.root(compute))
 
     def _packed(self, head: Head, pack: Pack, backend: Backend, **memories: Memory) -> Tensor:
-        return self.inside(lambda: packed_logps(self.lm, head, pack, backend, self.device, **memories))
+        return self.inside(lambda: packed_logps(self.lm, head, pack, backend, self.device, tail=self.tail, **memories))
 
     def _score_here(self, pairs: Sequence[Pair], cuts: Sequence[IntArray]) -> Tensor:
         """[len(pairs)]; zero where no cut has the pair."""
@@ -226,9 +229,10 @@ def load_policy(
         raise ModelError("The tokenizer has more tokens than the model has embeddings; they do not belong together.")
     model = adapt(base if sharded else base.to(device), config)  # sharded weights go to the device layer by layer
     fuse(model)
+    contexts = backend not in ("flash", "varlen") or aligned_to_last_key(backend, device, dtype)
+    tail = contexts and backend is not None and backend != "flex" and not config.compile and install(base)
     if config.compile:
         compile_layers(base)
-    contexts = backend not in ("flash", "varlen") or aligned_to_last_key(backend, device, dtype)
     policy = Policy(
         model=model,
         tokenizer=tokenizer,
@@ -241,6 +245,7 @@ def load_policy(
         dropout=config.lora.dropout,
         share=config.share_prefixes and contexts,
         continues=contexts and config.objective == "kto",  # the others have no KL pass
+        tail=tail,
         world=world,
         sharded=sharded,
     )
@@ -257,14 +262,11 @@ class _Way:
     backend: Backend | None = None
     share: bool = False
     continues: bool = False
+    tail: bool = False
 
     def take(self, policy: Policy) -> None:
-        policy.path, policy.backend, policy.share, policy.continues = (
-            self.path,
-            self.backend,
-            self.share,
-            self.continues,
-        )
+        policy.path, policy.backend = self.path, self.backend
+        policy.share, policy.continues, policy.tail = self.share, self.continues, self.tail
 
 
 def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
@@ -318,12 +320,12 @@ def _without_contexts(policy: Policy) -> list[str]:
 
 def _ways(policy: Policy) -> list[_Way]:
     """The wished way first, then ever plainer ones."""
-    wished = _Way(policy.path, policy.backend, policy.share, policy.continues)
+    wished = _Way(policy.path, policy.backend, policy.share, policy.continues, policy.tail)
     ways = [wished]
     if wished.path == "packed":
         if wished.backend != "sdpa":
-            ways.append(_Way("packed", "sdpa", policy.share, policy.continues))
-        if wished.share or wished.continues:
+            ways.append(replace(wished, backend="sdpa"))
+        if wished.share or wished.continues or wished.tail:
             ways.append(_Way("packed", wished.backend))
         ways.append(_Way("padded"))
     return ways

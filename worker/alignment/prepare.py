@@ -160,6 +160,7 @@ def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: Align
         "backend": policy.backend or "own",
         "share_prefixes": policy.share,
         "continues": policy.continues,
+        "tail": policy.tail,
         "dtype": str(policy.dtype).removeprefix("torch."),
         "device": policy.device.type,
         "reference": reference_identity(config),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from worker.alignment.attention import Backend, Layout, Memory, packed
-from worker.alignment.dataset import Pair
+from worker.alignment.dataset import IntArray, Pair
 from worker.alignment.logps import Head, frozen_head_logps, sum_by_row
-from worker.alignment.packing import Pack, inputs_of
+from worker.alignment.packing import Pack, inputs_of, tail_of
 
 ScoringPath = Literal["packed", "padded", "dense"]
 
@@ -29,15 +29,23 @@ def packed_logps(
     *,
     memory: Memory | None = None,
     capture: Memory | None = None,
+    tail: bool = False,
 ) -> Tensor:
     """Summed log p(completion | prompt), [B] in float32, from one padding-free row of tokens.
 
     ``capture`` receives keys, values and hidden states; ``memory`` are those of the forward that ``pack``'s contexts
-    lie in (see ``pack_continuations``).
+    lie in (see ``pack_continuations``). ``tail``: the last layer leaves out what the head does not read.
     """
-    hidden = [] if memory is None or memory.hidden is None else [memory.hidden]
+    layout = Layout(pack, backend, device, memory=memory, capture=capture)
+    places = None
+    if tail and memory is None:
+        found = tail_of(pack)
+        places = np.zeros(pack.num_tokens, dtype=np.int64)
+        places[found.rows] = np.arange(len(found.rows))
+        layout.tail = Layout(found.pack, backend, device, capture=capture)
+        layout.tail_rows = to_device(found.rows, device)
+    own_TH = None
     if pack.num_tokens:
-        layout = Layout(pack, backend, device, memory=memory, capture=capture)
         with packed(lm):
             output = body_of(lm)(
                 input_ids=to_device(pack.token_ids, device)[None],
@@ -45,13 +53,28 @@ def packed_logps(
                 use_cache=False,
                 kto_layout=layout,
             )
-        hidden.append(output.last_hidden_state[0])
-    if capture is not None:
-        capture.hidden = hidden[-1].detach()
-    hidden_TH = hidden[0] if len(hidden) == 1 else torch.cat(hidden)
-    hidden_NH = hidden_TH.index_select(0, to_device(pack.score_rows, device))
+        own_TH = output.last_hidden_state[0]
+    if capture is not None and own_TH is not None:
+        capture.hidden, capture.places = own_TH.detach(), places
+    hidden_TH = _joined(memory, own_TH)
+    rows = pack.score_rows if places is None else places[pack.score_rows]
+    hidden_NH = hidden_TH.index_select(0, to_device(_shifted(rows, memory), device))
     token_logps_N = frozen_head_logps(hidden_NH, to_device(pack.targets, device), head)
     return sum_by_row(token_logps_N, to_device(pack.lengths, device))
+
+
+def _joined(memory: Memory | None, own_TH: Tensor | None) -> Tensor:
+    parts = [part for part in (memory.hidden if memory is not None else None, own_TH) if part is not None]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _shifted(rows: IntArray, memory: Memory | None) -> IntArray:
+    """Rows of a memory's tokens and, behind them, of the pack's own, where the memory holds fewer hidden states."""
+    if memory is None or memory.places is None or memory.hidden is None:
+        return rows
+    tokens, kept = len(memory.places), memory.hidden.shape[0]
+    inside = rows < tokens
+    return np.where(inside, memory.places[np.where(inside, rows, 0)], rows - tokens + kept)
 
 
 def padded_logps(lm: Any, head: Head | None, pairs: Sequence[Pair], device: torch.device) -> Tensor:

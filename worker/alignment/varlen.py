@@ -35,11 +35,11 @@ def lengths_of(pack: Pack, device: torch.device, memory_tokens: int) -> Lengths:
     queries = [strand.length for strand in pack.strands]
     keys = [strand.length + strand.num_context for strand in pack.strands]
     rows = None
-    if any(strand.context for strand in pack.strands):
+    if any(strand.context or strand.own_keys >= 0 for strand in pack.strands):
         spans = []
         for strand in pack.strands:
             spans += [np.arange(start, stop) for start, stop in strand.context]
-            spans.append(np.arange(strand.start, strand.start + strand.length) + memory_tokens)
+            spans.append(np.arange(strand.keys_start, strand.keys_start + strand.length) + memory_tokens)
         rows = torch.from_numpy(np.concatenate(spans)).to(device, non_blocking=True)
 
     def cumulative(lengths: list[int]) -> Tensor:
