@@ -1,37 +1,19 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
-from peft import LoraConfig
 
 from tests.alignment import tiny
 from worker.alignment.config import LoraSettings
 from worker.alignment.estimate import DataSize, estimate_run, model_size
-from worker.alignment.policy import load_policy
 
 LLAMA_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256,
     "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
 }  # fmt: skip
 DATA = DataSize(num_rows=1000, num_tokens=300_000, num_completion_tokens=100_000, longest_row=1500)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral", "gemma2", "gemma3"])
-def test_counts_match_the_real_model(tmp_path: Path, architecture: str) -> None:
-    folder = tiny.save_model(tmp_path / architecture, architecture)
-    policy = load_policy(str(folder), tiny.config(lora=LoraSettings(r=4, alpha=8)))
-    size = model_size(json.loads((folder / "config.json").read_text(encoding="utf-8")), rank=4)
-    trainable = sum(parameter.numel() for parameter in policy.parameters())
-    total = sum(parameter.numel() for parameter in policy.model.parameters()) - trainable
-    assert size.num_lora_parameters == trainable
-    assert size.num_parameters == pytest.approx(total, rel=0.01)  # small norms of some families are left out
-    assert isinstance(policy.model.peft_config["default"], LoraConfig)
-    assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
 
 
 def test_a_known_model_comes_out_right() -> None:
@@ -65,7 +47,7 @@ def test_steps_and_time_follow_the_epochs() -> None:
 
 
 def test_an_unknown_model_is_said_to_be_unknown() -> None:
-    with pytest.raises(ValueError, match="n_embd"):
+    with pytest.raises(ValueError, match="strange is not a kind of model"):
         estimate_run({"model_type": "strange"}, tiny.config(), DATA, device="cpu")
 
 
