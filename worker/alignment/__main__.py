@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("spec", type=Path, help=f"JSON file of a {kind}")
         if name == "train":
             command.add_argument("--processes", type=int, default=1, metavar="N", help="on N devices of this machine")
+        if name == "estimate":
+            command.add_argument("--probe", action="store_true", help="load the model and measure the longest step")
     options = parser.parse_args(arguments)
     try:
         if options.command == "train" and options.processes > 1:
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "estimate":
             from worker.alignment.estimate_command import estimate_spec
 
-            return estimate_spec(read_spec(options.spec))
+            return estimate_spec(read_spec(options.spec), measure=options.probe)
         from worker.alignment import export
 
         return export.main([str(options.spec)])

@@ -74,13 +74,7 @@ def score_reference(
 
     Raises ModelError where the base model itself gives a log-prob that is not finite.
     """
-    prepared: list[tuple[SplitToScore, list[int], list[Pair]]] = []
-    for split in splits:
-        rows = split.rows
-        partners = list(enumerate(kl_partners(rows))) if split.kl else []
-        found = [(row, partner) for row, partner in partners if partner is not None]
-        pairs = [mismatched_pair(rows[row], rows[partner], max_length=max_length) for row, partner in found]
-        prepared.append((split, [row for row, _ in found], pairs))
+    prepared = [(split, *_mismatched(split, max_length)) for split in splits]
     own = [[row.pair for row in split.rows] if split.reference else [] for split in splits]
     everything = [pair for first, (_, _, pairs) in zip(own, prepared, strict=True) for pair in [*first, *pairs]]
     with policy.as_reference():
@@ -105,6 +99,22 @@ def score_reference(
         scored.append(ScoredSplit(split.rows, split.units, logps, places, pairs, result.logps[middle:end]))
         start = end
     return scored, result
+
+
+def without_reference(split: SplitToScore, *, max_length: int) -> ScoredSplit:
+    """For steps of which only the cost matters: all reference log-probs are 0."""
+    index, pairs = _mismatched(split, max_length)
+    places = {row: place for place, row in enumerate(index)}
+    return ScoredSplit(split.rows, split.units, np.zeros(len(split.rows)), places, pairs, np.zeros(len(pairs)))
+
+
+def _mismatched(split: SplitToScore, max_length: int) -> tuple[list[int], list[Pair]]:
+    """The rows that have a mismatched pair, and the pairs."""
+    rows = split.rows
+    partners = list(enumerate(kl_partners(rows))) if split.kl else []
+    found = [(row, partner) for row, partner in partners if partner is not None]
+    pairs = [mismatched_pair(rows[row], rows[partner], max_length=max_length) for row, partner in found]
+    return [row for row, _ in found], pairs
 
 
 def prompt_cases(rows: Sequence[Row], encoder: Encoder) -> list[PromptCase]:

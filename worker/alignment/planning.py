@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from worker.alignment.dataset import Row
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import is_out_of_memory
 from worker.alignment.footprint import Workload
-from worker.alignment.memory import measure_step, recompute_layers, resident_bytes
+from worker.alignment.memory import StepCost, measure_step, recompute_layers, resident_bytes
 from worker.alignment.memory_plan import DoesNotFitError, memory_plan, out_of_memory_advice
 from worker.alignment.policy import Policy
 from worker.alignment.shapes import DataSize
@@ -100,20 +100,24 @@ def plan_run(
     )
 
 
-def refine(plan: RunPlan, policy: Policy, step: Callable[[], object]) -> int | None:
+def refine(plan: RunPlan, policy: Policy, step: Callable[[], object], *, always: bool = False) -> StepCost | None:
     """Recompute as planned; where it is close, run ``step`` (the heaviest) and recompute more until it fits.
 
-    Returns the measured peak in bytes, None where nothing was measured. Raises DoesNotFitError.
+    Returns what was measured, with the optimizer's moments, which are not there yet; None where nothing was. ``always``
+    measures whatever the plan says. Raises DoesNotFitError.
     """
     if plan.num_recomputed_layers:
         recompute_layers(policy.lm, plan.num_recomputed_layers)
-    if not plan.is_open or plan.work is None or plan.predicted_bytes <= PROBED_SHARE * plan.limit_bytes:
+    is_open = plan.is_open and plan.work is not None
+    if not always and not (is_open and plan.predicted_bytes > PROBED_SHARE * plan.limit_bytes):
         return None
+    moments = 2 * 4 * sum(parameter.numel() for parameter in policy.parameters())
     while True:
         try:
-            peak = max(policy.world.gather(measure_step(policy.device, policy.parameters(), step).peak_bytes))
-            if peak <= plan.limit_bytes:
-                return peak
+            cost = measure_step(policy.device, policy.parameters(), step)
+            peak = max(policy.world.gather(cost.peak_bytes)) + moments
+            if peak <= plan.limit_bytes or not is_open:
+                return replace(cost, peak_bytes=peak)
             tried = f"{peak / 2**30:.1f} GiB were needed"
         except Exception as error:
             if not is_out_of_memory(error):
@@ -121,8 +125,9 @@ def refine(plan: RunPlan, policy: Policy, step: Callable[[], object]) -> int | N
             if policy.world.size > 1:  # the others may be inside a collective: there is no second try together
                 raise DoesNotFitError(f"Memory ran out in the longest step: {plan.advice()}.") from error
             tried = "memory ran out"
-        if plan.num_recomputed_layers >= _num_layers(policy.lm.config):
-            raise DoesNotFitError(f"With every layer recomputed {tried}: {plan.advice()}.")
+        if plan.work is None or not is_open or plan.num_recomputed_layers >= _num_layers(policy.lm.config):
+            words = "With every layer recomputed" if is_open else "In the longest step"
+            raise DoesNotFitError(f"{words} {tried}: {plan.advice()}.")
         more = memory_plan(plan.work, plan.limit_bytes, at_least=plan.num_recomputed_layers + 1)
         plan.num_recomputed_layers = more.num_recomputed_layers
         plan.reason = f"{more.reason} ({tried} with fewer.)"

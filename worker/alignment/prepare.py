@@ -105,7 +105,7 @@ def prepare(
     measured = refine(plan, policy, lambda: backward_step(policy, heaviest, settings))
     pins["recomputed_layers"] = plan.num_recomputed_layers
     if plan.num_recomputed_layers or measured is not None:
-        report.notice(plan.reason, measured_bytes=measured, limit_bytes=plan.limit_bytes)
+        report.notice(plan.reason, measured_bytes=measured and measured.peak_bytes, limit_bytes=plan.limit_bytes)
     encoder = Encoder(policy.tokenizer, max_length=config.max_length, end_ids=checked.end_ids)
     return Prepared(
         policy=policy,
