@@ -13,7 +13,7 @@ from app.models import Run
 from app.runs.base_models import find_base_model
 from app.runs.service import attempt_folder
 from app.runs.starts import find_start
-from worker.alignment.checkpoints import latest_valid_checkpoint
+from worker.alignment.checkpoints import clear_leftovers, latest_valid_checkpoint
 from worker.alignment.config import AlignmentConfig, ConfigError, TrainSpec
 from worker.event_file import EventFile
 from worker.recorder import Recorder
@@ -86,10 +86,15 @@ def snapshot_folder(path: str) -> Path:
 
 
 def newest_checkpoint(run_id: int, *, before: int) -> Path | None:
-    """The valid checkpoint of the highest step over all earlier attempts; of equals, the newest attempt's."""
+    """The valid checkpoint of the highest step over all earlier attempts; of equals, the newest attempt's.
+
+    Their trainers are gone: what one of them left half done is cleared away.
+    """
     found: list[tuple[str, int, Path]] = []
     for attempt in range(1, before):
-        path = latest_valid_checkpoint(attempt_folder(run_id, attempt) / "checkpoints")
+        folder = attempt_folder(run_id, attempt) / "checkpoints"
+        clear_leftovers(folder)
+        path = latest_valid_checkpoint(folder)
         if path is not None:
             found.append((path.name, attempt, path))
     return max(found)[2] if found else None

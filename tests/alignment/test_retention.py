@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 from tests.alignment import tiny
 from tests.alignment.test_runs import Evaluator, losses, run, told
 from worker.alignment import retention
-from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
+from worker.alignment.checkpoints import KEEP, clear_leftovers, latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import EvaluationSettings
 from worker.alignment.events import Estimate, EvaluationResult
-from worker.alignment.retention import KEEP, hide_checkpoint, score_of, superfluous
+from worker.alignment.retention import hide_checkpoint, score_of, superfluous
 
 EVERY_STEP = EvaluationSettings(interval_steps=1, samples_per_prompt=2, max_new_tokens=4)
 
@@ -80,6 +81,18 @@ def test_a_checkpoint_promoted_in_that_moment_stays(tmp_path: Path) -> None:
     (path / KEEP).touch()
     assert hide_checkpoint(path) is None
     assert (path / KEEP).exists()
+
+
+def test_what_a_killed_process_left_half_done_is_cleared(tmp_path: Path) -> None:
+    folder = folders(tmp_path, 1, 2, 3)
+    (folder / "step-000003" / "file").touch()
+    for step in (1, 2):
+        assert hide_checkpoint(folder / f"step-00000{step}") is not None
+    (folder / ".step-000002.removed" / KEEP).touch()  # promoted in that moment, and not yet named again
+    shutil.copytree(folder / ".step-000002.removed", folder / ".step-000004.77.partial")
+    clear_leftovers(folder)
+    assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000003"}
+    assert (folder / "step-000003" / "file").exists()
 
 
 def test_checkpoints_are_ranked_within_prompt_and_pooled_where_that_is_missing() -> None:

@@ -21,6 +21,8 @@ FORMAT = 1
 ADAPTER = "adapter_model.safetensors"
 STATE = "state.pt"
 MANIFEST = "manifest.json"
+KEEP = "KEEP"
+"""An empty file of this name in a checkpoint's folder: it was promoted, or is in use, and is never removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,23 @@ def latest_valid_checkpoint(folder: Path) -> Path | None:
             continue
         return path
     return None
+
+
+def hidden_path(path: Path) -> Path:
+    """Where a checkpoint lies while it is being removed."""
+    return path.with_name(f".{path.name}.removed")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Finish what a process that was killed left half done in ``folder`` (its attempt's ``checkpoints/``).
+
+    Folders half written or half removed go; one that was hidden and is to be kept gets its name back.
+    """
+    for left in folder.glob(".step-*"):
+        if left.suffix == ".removed" and (left / KEEP).exists():
+            left.rename(left.with_name(left.name.removeprefix(".").removesuffix(".removed")))
+        else:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def restore_checkpoint(path: Path, model: Any, optimizer: Any) -> None:

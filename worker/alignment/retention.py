@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from worker.alignment.checkpoints import (
+    KEEP,
     Manifest,
     SavedCheckpoint,
     checkpoint_path,
+    hidden_path,
     latest_valid_checkpoint,
     save_checkpoint,
 )
 from worker.alignment.events import CheckpointRemoved, CheckpointSaved, EvaluationResult
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import adopt_checkpoint
-
-KEEP = "KEEP"
-"""An empty file of this name in a checkpoint's folder: it was promoted, or is in use, and is never removed."""
 
 
 def score_of(result: EvaluationResult) -> float | None:
@@ -56,7 +55,7 @@ def superfluous(folder: Path, scores: Mapping[int, float | None], keep_best: int
 
 def hide_checkpoint(path: Path) -> Path | None:
     """Take a checkpoint's name away and return where its files are; None for one that was kept in this moment."""
-    hidden = path.with_name(f".{path.name}.removed")
+    hidden = hidden_path(path)
     path.rename(hidden)
     if (hidden / KEEP).exists():
         hidden.rename(path)
