@@ -23,7 +23,8 @@ from worker.alignment.dataset import Pair
 from worker.alignment.fused import fuse
 from worker.alignment.logps import Head
 from worker.alignment.memory import recompute_layers
-from worker.alignment.policy import Policy, probe
+from worker.alignment.policy import Policy
+from worker.alignment.probe import probe
 from worker.alignment.reference import FloatArray, ReferenceCache, reference_logps
 from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step
 from worker.alignment.tail import install

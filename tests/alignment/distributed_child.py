@@ -24,7 +24,8 @@ from worker.alignment.data import ScoredSplit, SplitToScore, score_reference
 from worker.alignment.dataset import Pair, Row, load_split
 from worker.alignment.distributed import ALONE, World, join_world, leave_world
 from worker.alignment.memory import recompute_layers
-from worker.alignment.policy import Policy, load_policy, probe
+from worker.alignment.policy import Policy, load_policy
+from worker.alignment.probe import probe
 from worker.alignment.reference import ReferenceCache
 from worker.alignment.sharding import shard_base
 from worker.alignment.step import StepResult

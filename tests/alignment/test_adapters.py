@@ -31,7 +31,8 @@ from worker.alignment.dataset import Pair, load_split
 from worker.alignment.errors import ModelError
 from worker.alignment.export import ExportSpec, run_export
 from worker.alignment.generate import Sampling, generate
-from worker.alignment.policy import Policy, load_policy, probe
+from worker.alignment.policy import Policy, load_policy
+from worker.alignment.probe import probe
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.scoring import padded_logps
 from worker.alignment.trainer import train

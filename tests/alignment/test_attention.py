@@ -25,7 +25,8 @@ from worker.alignment import policy as policies
 from worker.alignment.attention import Backend, Layout, Memory, choose_backend, packed_attention
 from worker.alignment.dataset import Pair
 from worker.alignment.packing import Pack, pack_continuations, pack_pairs
-from worker.alignment.policy import Policy, probe
+from worker.alignment.policy import Policy
+from worker.alignment.probe import probe
 from worker.alignment.scoring import tolerance
 from worker.alignment.varlen import aligned_to_last_key
 

@@ -15,7 +15,8 @@ from worker.alignment import base_model
 from worker.alignment.base_model import load_causal_lm
 from worker.alignment.dataset import load_split
 from worker.alignment.errors import ModelError
-from worker.alignment.policy import load_policy, probe
+from worker.alignment.policy import load_policy
+from worker.alignment.probe import probe
 from worker.alignment.train import classify
 
 UP = "model.layers.1.mlp.up_proj.weight"

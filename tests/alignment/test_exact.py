@@ -15,8 +15,9 @@ from worker.alignment.config import LoraSettings, Objective
 from worker.alignment.data import ScoredSplit
 from worker.alignment.dataset import Row, load_split
 from worker.alignment.packing import pack_pairs
-from worker.alignment.policy import Policy, load_policy, probe
+from worker.alignment.policy import Policy, load_policy
 from worker.alignment.prepare import probe_rows
+from worker.alignment.probe import probe
 
 ONE_PASS = 10_000
 

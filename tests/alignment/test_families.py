@@ -14,7 +14,8 @@ from tests.alignment.test_attention import assert_exact, some_pairs
 from worker.alignment.checkpoints import ADAPTER, checkpoint_path
 from worker.alignment.dataset import load_split
 from worker.alignment.export import ExportSpec, run_export
-from worker.alignment.policy import Policy, load_policy, probe
+from worker.alignment.policy import Policy, load_policy
+from worker.alignment.probe import probe
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.scoring import padded_logps
 from worker.alignment.trainer import train

@@ -14,7 +14,7 @@ from tests.alignment.steps import policy_of, rows_of, scored, step
 from worker.alignment.attention import choose_backend
 from worker.alignment.config import LoraSettings
 from worker.alignment.dataset import Pair
-from worker.alignment.policy import probe
+from worker.alignment.probe import probe
 
 
 def test_probe_leaves_the_packed_path_for_a_model_that_leaks(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score
 from worker.alignment.dataset import Encoder, Row, chat_template
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.planning import RunPlan, plan_run, refine
-from worker.alignment.policy import MAX_PROBE_TOKENS, Policy, load_policy, probe, resolve_device
+from worker.alignment.policy import Policy, load_policy, resolve_device
+from worker.alignment.probe import MAX_PROBE_TOKENS, probe
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import environment_pins, pin_threads

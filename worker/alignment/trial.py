@@ -9,8 +9,9 @@ from worker.alignment.config import TrainSpec
 from worker.alignment.data import SplitToScore, without_reference
 from worker.alignment.memory import measure_step
 from worker.alignment.planning import RunPlan, plan_run, refine
-from worker.alignment.policy import load_policy, probe, resolve_device
+from worker.alignment.policy import load_policy, resolve_device
 from worker.alignment.prepare import heaviest_units, probe_rows
+from worker.alignment.probe import probe
 from worker.alignment.resume import pin_threads
 from worker.alignment.schedule import total_steps
 from worker.alignment.step import StepBatch, StepSettings, backward_step
