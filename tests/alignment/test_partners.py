@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,38 @@ def test_partners_depend_on_the_data_only() -> None:
     shuffled = random.Random(9).sample(rows, len(rows))
     again = {shuffled[i].id: shuffled[p].id for i, p in enumerate(kl_partners(shuffled)) if p is not None}
     assert again == by_id
+
+
+def kl_pairs(rows: list[Row]) -> set[tuple[str, bytes]]:
+    """What the reference must score: rows of one prompt with one partner are one pair."""
+    partners = enumerate(kl_partners(rows))
+    return {(rows[i].prompt_key, rows[p].pair.completion_ids.tobytes()) for i, p in partners if p is not None}
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_new_rows_cost_at_most_two_mismatched_pairs_each(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    numbers = chance.sample(range(100_000), 300 + count)
+    rows = [row(n, length=chance.choice([9, 10, 12, 20, 25])) for n in numbers]
+    assert len(kl_pairs(rows) - kl_pairs(rows[:300])) <= 2 * count
+
+
+def test_every_completion_serves_once_where_prompts_are_apart() -> None:
+    rows = [row(n) for n in range(200)]
+    assert sorted(partner for partner in kl_partners(rows) if partner is not None) == list(range(200))
+
+
+def test_partners_of_equal_rows_do_not_depend_on_their_order() -> None:
+    rows = mixed(60)
+    rows += [replace(other, id=1000 + n, label=not other.label) for n, other in enumerate(rows[:30])]
+
+    def by_id(rows: list[Row]) -> dict[int, bytes]:
+        return {
+            rows[i].id: rows[p].pair.completion_ids.tobytes() for i, p in enumerate(kl_partners(rows)) if p is not None
+        }
+
+    assert by_id(random.Random(5).sample(rows, len(rows))) == by_id(rows)
 
 
 def test_a_new_row_displaces_few_partners() -> None:

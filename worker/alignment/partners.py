@@ -18,8 +18,10 @@ def kl_partners(rows: Sequence[Row]) -> list[int | None]:
 
     A partner has another prompt, another conversation root, and a completion in the same power-of-two length bucket
     (else the nearest bucket that has one). It depends on the rows' contents only: each row stands on its bucket's ring
-    at the hash of its content and takes the first qualified row after the hash of its own query (consistent hashing).
-    So seed, order and batch size change nothing, and one new row displaces about one partner.
+    at the hash of its content and takes the first qualified row after it (consistent hashing). So seed, order and batch
+    size change nothing, a completion serves about once, and a new row displaces the partner of the row before it only;
+    of more where that one does not qualify for those before it: rows of one prompt side by side, or a bucket's first row
+    of another prompt.
     """
     keys = [content_key(row) for row in rows]
     places: dict[int, list[tuple[bytes, int]]] = {}
@@ -28,9 +30,9 @@ def kl_partners(rows: Sequence[Row]) -> list[int | None]:
     rings = {bucket: _Ring(rows, sorted(entries)) for bucket, entries in places.items()}
     partners: list[int | None] = []
     for row, key in zip(rows, keys, strict=True):
-        home = _bucket(row)
+        home, place = _bucket(row), _hash(b"place", key)
         nearest = sorted(rings, key=lambda bucket: (abs(bucket - home), bucket))
-        found = (rings[bucket].first_after(_hash(b"query", key), row) for bucket in nearest)
+        found = (rings[bucket].first_after(place, row) for bucket in nearest)
         partners.append(next((partner for partner in found if partner is not None), None))
     return partners
 
@@ -54,11 +56,11 @@ class _Ring:
         }
         self._without: dict[tuple[Field, str], _Ring] = {}
 
-    def first_after(self, query: bytes, row: Row) -> int | None:
-        """The first row after ``query`` with another prompt and another root than ``row``."""
+    def first_after(self, place: bytes, row: Row) -> int | None:
+        """The first row after ``place`` with another prompt and another root than ``row``."""
         ring = self.without("prompt_key", row.prompt_key).without("root", row.root)
         entries = ring.entries
-        start = bisect.bisect_left(entries, (query, -1))
+        start = bisect.bisect_left(entries, (place, -1))
         for step in range(len(entries)):
             candidate = entries[(start + step) % len(entries)][1]
             other = self._rows[candidate]
