@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,36 @@ def test_stretched_positions_go_beyond_the_configs_number(tmp_path: Path) -> Non
     data["rope_parameters"] |= {"rope_type": "linear", "factor": 4.0}
     config.write_text(json.dumps(data), encoding="utf-8")
     assert max(row.num_tokens for row in check_spec(spec).train.rows) > 512
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, 512),
+        (
+            {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 64,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+            },
+            64,
+        ),
+    ],
+)
+def test_positions_that_follow_the_longest_row_are_not_gone_beyond(
+    tmp_path: Path, rope: dict[str, Any], limit: int
+) -> None:
+    """A row's log-prob must not depend on the rows that are packed or padded beside it."""
+    tiny.save_snapshot(tmp_path / "snapshot", records=[*(tiny.record(n) for n in range(8)), tiny.record(9, words=600)])
+    spec = tiny.spec(tmp_path, max_length=2048)
+    config = tmp_path / "model" / "config.json"
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data["rope_parameters"] |= rope
+    config.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(SpecError, match=f"max_length: above {limit} tokens .* lower it to {limit}"):
+        check_spec(spec)
+    check_spec(replace(spec, config=replace(spec.config, max_length=limit, allow_incomplete=True)))
 
 
 def test_what_the_checks_read_is_what_the_run_uses(tmp_path: Path) -> None:

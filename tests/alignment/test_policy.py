@@ -39,6 +39,15 @@ def test_probe_leaves_the_packed_path_for_a_model_that_leaks(tmp_path: Path) -> 
     assert "padded" in notice
 
 
+def test_probe_sees_a_leak_where_every_row_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of(tmp_path, "lfm2")
+    pairs = [row.pair for row in rows_of(tmp_path, policy)]
+    monkeypatch.setattr("worker.alignment.probe.MAX_PROBE_TOKENS", 20)
+    assert min(len(pair.prompt_ids) + len(pair.completion_ids) for pair in pairs) > 20
+    assert probe(policy, pairs[:4]) is not None
+    assert policy.path == "padded"
+
+
 def test_probe_takes_the_dense_head_where_the_logits_differ(tmp_path: Path) -> None:
     policy = policy_of(tmp_path, "llama")
     policy.lm.lm_head.register_forward_hook(lambda _module, _inputs, output: output * 1.5)

@@ -17,7 +17,7 @@ from worker.alignment.dataset import Encoder, Row, chat_template
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.planning import RunPlan, plan_run, refine
 from worker.alignment.policy import Policy, load_policy, resolve_device
-from worker.alignment.probe import MAX_PROBE_TOKENS, probe
+from worker.alignment.probe import probe
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import environment_pins, pin_threads
@@ -170,6 +170,6 @@ def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: Align
 
 
 def probe_rows(rows: Sequence[Row]) -> list[Row]:
-    """Rows of four lengths, the longest that the probe takes among them (sliding windows show there)."""
-    usable = sorted((row for row in rows if row.num_tokens <= MAX_PROBE_TOKENS), key=lambda row: row.num_tokens)
-    return [usable[share * (len(usable) - 1) // 3] for share in range(4)] if usable else []
+    """Rows of four lengths, the longest among them: sliding windows show there."""
+    by_length = sorted(rows, key=lambda row: row.num_tokens)
+    return [by_length[share * (len(by_length) - 1) // 3] for share in range(4)]

@@ -39,11 +39,9 @@ def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
 
     Each way is compared with one-row runs through the model's own forward, logits and LoRA layers, adapters as they stand:
     the rows, mismatched pairs of them packed beside them (their prompts are shared), and the same by the KL pass. Give rows
-    of several lengths, and one above a sliding window where the data has one.
+    of several lengths, and one above a sliding window where the data has one; of a long row MAX_PROBE_TOKENS are taken.
     """
-    pairs = [pair for pair in pairs if len(pair.prompt_ids) + len(pair.completion_ids) <= MAX_PROBE_TOKENS]
-    if not pairs:
-        return None
+    pairs = [_shortened(pair) for pair in pairs]
     mixed = [Pair(x.prompt_ids, y.completion_ids) for x, y in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
     left = _without_contexts(policy)
     with torch.no_grad():
@@ -69,6 +67,13 @@ def probe(policy: Policy, pairs: Sequence[Pair]) -> str | None:
     _Way("dense").take(policy)
     reason = "; ".join(left) or "The head is not one frozen linear layer"
     return f"{reason}. Using {policy.attention_words}."
+
+
+def _shortened(pair: Pair) -> Pair:
+    if len(pair.prompt_ids) + len(pair.completion_ids) <= MAX_PROBE_TOKENS:
+        return pair
+    completion_ids = pair.completion_ids[: MAX_PROBE_TOKENS // 2]
+    return Pair(pair.prompt_ids[len(completion_ids) - MAX_PROBE_TOKENS :], completion_ids)
 
 
 def _own_logps(policy: Policy, pair: Pair) -> Tensor:
