@@ -47,7 +47,6 @@ def assert_predicted(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("model", "lengths", "recomputed"),
     [
-        pytest.param(shape(256, 704, 12, 4000), ROWS, 0.0, id="deep-none"),
         pytest.param(shape(256, 704, 12, 4000), ROWS, 0.5, id="deep-selective"),
         pytest.param(shape(256, 704, 12, 4000), ROWS, 1.0, id="deep-full"),
         pytest.param(shape(768, 2048, 3, 4000), ROWS, 0.0, id="wide-none"),

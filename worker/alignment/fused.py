@@ -90,7 +90,7 @@ class _FusedGate:
 
     def __call__(self, x: Tensor) -> Any:
         mlp = self._mlp
-        if not _enabled:
+        if not _enabled or torch.compiler.is_compiling():  # whose graph the product would break, and who knows it, too
             return self._plain(x)
         return mlp.down_proj(_GatedProduct.apply(mlp.gate_proj(x), mlp.up_proj(x), mlp.act_fn))  # type: ignore[no-untyped-call]
 
