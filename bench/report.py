@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def main(bench: str, measure: Callable[[bool], Sequence[Row]], *, packages: Sequ
     print(table(rows))
     told = {
         "bench": bench,
+        "command": shlex.join(["python", "-m", f"bench.{bench}", *sys.argv[1:]]),
         "commit": _commit(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},

@@ -39,7 +39,7 @@ def test_a_benchmark_ends_with_one_json_line_and_tells_by_its_exit_code(bound: s
     assert shown.returncode == code, shown.stderr
     *table, last = shown.stdout.splitlines()
     told = json.loads(last)
-    assert list(told) == ["bench", "commit", "cores", "versions", "rows"]
+    assert list(told) == ["bench", "command", "commit", "cores", "versions", "rows"]
     assert told["bench"] == "fake"
     assert told["cores"] >= 1
     assert told["versions"] == {"python": sys.version.split()[0], "pytest": pytest.__version__}
