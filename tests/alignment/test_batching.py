@@ -16,6 +16,20 @@ def test_trap_03_every_row_once_and_both_classes_in_every_step() -> None:
     assert max(len(step) for step in steps) <= 10
 
 
+@pytest.mark.parametrize("window", [1, 4])
+def test_trap_03_rows_meet_others_in_every_epoch(window: int) -> None:
+    """Not only the steps change places: what a step holds is drawn anew."""
+    labels, lengths = [True] * 60 + [False] * 20, [n % 9 for n in range(80)]
+
+    def together(epoch: int) -> set[tuple[int, int]]:
+        steps = epoch_steps(labels, lengths, batch_size=8, seed=1, epoch=epoch, window=window)
+        return {(a, b) for step in steps for a in step.tolist() for b in step.tolist() if a < b}
+
+    first, second = together(0), together(1)
+    assert len(first & second) < len(first) / 2
+    assert sum(b - a < 8 for a, b in first) < len(first) / 2  # nor are neighbours of the file
+
+
 def test_steps_are_a_function_of_seed_and_epoch() -> None:
     labels = [n % 3 == 0 for n in range(64)]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from worker.alignment.losses import LossSettings, kl_sums, losses, pooled_kl
+from worker.alignment.step import StepResult, step_metrics
 
 
 def z0_of(*values: float) -> torch.Tensor:
@@ -52,6 +53,12 @@ def test_trap_04_one_class_alone_gives_finite_numbers(*, label: bool) -> None:
     labels = torch.tensor([label, label])
     found = losses(LossSettings(), torch.zeros(2), torch.zeros(2), labels, torch.tensor(0.0), denominator=2)
     assert float(found.total) == 0.5
+    rewards = torch.tensor([0.2, 0.4])
+    result = StepResult(loss=0.5, kl=None, logps=rewards - 9, rewards=rewards, accuracy=None, bad_ids=[])
+    metrics = step_metrics(result, [label, label])
+    name = "chosen" if label else "rejected"
+    assert set(metrics) == {"loss", f"logps/{name}", f"rewards/{name}"}
+    assert metrics[f"rewards/{name}"] == pytest.approx(0.3)
 
 
 def test_no_gradient_flows_through_z0() -> None:
