@@ -192,6 +192,8 @@ def test_trap_05_z0_is_one_for_the_step_however_it_is_cut(tmp_path: Path) -> Non
     assert cut.kl is not None
     assert float(cut.kl.raw) == pytest.approx(float(whole.kl.raw), rel=1e-4)
     assert float(cut.kl.standard_error) == pytest.approx(float(whole.kl.standard_error), rel=1e-4)
+    assert float(whole.kl.clamped) > 0
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-6)  # what the losses saw is the same too
     own, _ = step(policy, split, tokens_per_microbatch=700, kl_scope="microbatch", batch_size=40)
     assert own.kl is not None
     assert float(own.kl.raw) == pytest.approx(float(whole.kl.raw), rel=1e-4)  # what is told is of the whole step
