@@ -128,12 +128,19 @@ def unpaired() -> list[Json]:
 LONG = tiny.record(77, words=400)
 CASES: dict[str, tuple[Change, str]] = {
     # The spec itself
-    "an unknown key": (put(surprise=1), "surprise: is not a setting"),
-    "an unknown setting": (settings(betta=1), "betta: is not a setting"),
+    "an unknown key": (put(surprise=1), "surprise: is not a setting; leave it out"),
+    "an unknown setting": (settings(betta=1), "betta: is not a setting; did you mean beta?"),
     "an unknown inner setting": (settings(lora={"rank": 1}), "lora.rank: is not a setting"),
-    "a missing key": (lambda _folder, spec: spec.pop("snapshot_dir"), "snapshot_dir: is missing"),
+    "a missing key": (lambda _folder, spec: spec.pop("snapshot_dir"), "snapshot_dir: is missing; set it"),
     "no base model": (lambda _folder, spec: spec["config"].pop("base_model"), "base_model: is missing"),
     "out of range": (settings(beta=-1), "beta: must be above 0 and at most 10"),
+    "an endless number": (
+        settings(memory_limit_gib=float("inf")),
+        "memory_limit_gib: must be 0 (what the device has) or",
+    ),
+    "no number": (settings(learning_rate=float("nan")), "learning_rate: must be above 0 and at most 1"),
+    "a seed beyond the generators": (settings(seed=10**30), "seed: must be 0 or more, and at most 2^53"),
+    "a batch beyond the range": (settings(batch_size=10**9), "batch_size: must lie between 1 and 65536"),
     "another type": (settings(batch_size="8"), "batch_size: must be of type int"),
     "no object": (put(config="x"), "config: must be an object of settings"),
     "a path that is none": (put(resume_from=3), "resume_from: must be of type str, or null"),
@@ -144,6 +151,12 @@ CASES: dict[str, tuple[Change, str]] = {
     "flex": (settings(attention="flex"), "attention: flex needs a CUDA device to train; use auto"),
     # Folders
     "a used attempt": (a_used_attempt, "already holds an attempt; give each its own folder"),
+    "no folder": (put(attempt_dir=""), "attempt_dir: is not the name of a folder; name one"),
+    "a name too long": (
+        put(attempt_dir=lambda f: str(f / ("x" * 300))),
+        "cannot be read (File name too long); name another",
+    ),
+    "a zero byte": (put(cache_dir="a\0b"), "cache_dir: is not the name of a folder; name one"),
     "a file for a folder": (put(attempt_dir=lambda f: str(f / "model/config.json/a")), "attempt_dir: "),
     "a cache that cannot be": (put(cache_dir=lambda f: str(f / "model/config.json/a")), "cache_dir: "),
     # The base model
@@ -171,13 +184,30 @@ CASES: dict[str, tuple[Change, str]] = {
     # The snapshot
     "no snapshot": (
         put(snapshot_dir="/no/such/snapshot"),
-        "snapshot_dir: The snapshot folder has no readable manifest",
+        "has no readable manifest.json: No such file or directory;",
     ),
-    "no manifest": (remove("snapshot/manifest.json"), "snapshot_dir: The snapshot folder has no readable manifest"),
+    "no manifest": (remove("snapshot/manifest.json"), "has no readable manifest.json: No such file or directory;"),
     "no train split": (remove("snapshot/train.jsonl"), "snapshot_dir: The snapshot has no readable train.jsonl"),
     "no dev split": (remove("snapshot/dev.jsonl"), "snapshot_dir: The snapshot has no readable dev.jsonl"),
     "no JSON": (write("snapshot/train.jsonl", "{\n"), "snapshot_dir: train.jsonl line 1 is not JSON"),
-    "no row": (write("snapshot/train.jsonl", '{"id": 1}\n'), "snapshot_dir: train.jsonl line 1 is not a snapshot row"),
+    "no row": (
+        write("snapshot/train.jsonl", '{"id": 1}\n'),
+        "train.jsonl line 1 is not a snapshot row: it has no label;",
+    ),
+    "a list for a row": (write("snapshot/train.jsonl", "[1]\n"), "is not a snapshot row: it must be an object; freeze"),
+    "a label in words": (
+        rows(lambda: [tiny.record(1) | {"label": "true"}]),
+        "a snapshot row: label must be true or false;",
+    ),
+    "an id in words": (rows(lambda: [tiny.record(1) | {"id": "a1"}]), "a snapshot row: id must be a whole number;"),
+    "a prompt that is text": (
+        rows(lambda: [tiny.record(1) | {"prompt": "hello"}]),
+        'prompt must be a list of chat messages such as {"role": "user", "content": "…"}; freeze',
+    ),
+    "a manifest without hash": (
+        write("snapshot/manifest.json", "{}"),
+        "snapshot is not an object with hash and counts;",
+    ),
     "no UTF-8": (
         not_utf8,
         "snapshot_dir: train.jsonl is not UTF-8 text: invalid start byte at byte 0",
@@ -222,7 +252,8 @@ def test_bad_input_is_one_line_and_nothing_written(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "is not JSON"), ("[]", "must be an object"), (None, "cannot be read")]
+    ("text", "words"),
+    [("{", "is not JSON"), ("[]", "is not an object"), (None, "cannot be read"), ("[" * 100000, "is not JSON")],
 )
 def test_a_spec_file_that_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, words: str
@@ -234,6 +265,18 @@ def test_a_spec_file_that_is_none(
     errors = capsys.readouterr().err
     assert words in errors
     assert errors.count("\n") == 1
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    spec = tiny.spec(tmp_path)
+    told = check_spec(spec)
+    for file in (tmp_path / "snapshot").glob("*.jsonl"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec.to_json()), encoding="utf-8-sig")
+    found = check_spec(train.read_spec(path))
+    assert [row.prompt_key for row in found.train.rows] == [row.prompt_key for row in told.train.rows]
+    assert len(found.dev.rows) == len(told.dev.rows) > 0
 
 
 def test_adapters_of_other_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,12 +120,17 @@ def check_device(config: AlignmentConfig) -> None:
 
 def check_folders(spec: TrainSpec) -> None:
     """An attempt's folder is used once; where files will be written, they can be. Before a reporter opens its file."""
-    if spec.events_path.exists():
-        raise SpecError(f"attempt_dir: {spec.attempt_dir} already holds an attempt; give each its own folder")
     for field in ("attempt_dir", "cache_dir"):
         folder = Path(getattr(spec, field))
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        try:
+            if field == "attempt_dir" and spec.events_path.exists():
+                raise SpecError(f"attempt_dir: {folder} already holds an attempt; give each its own folder")
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+        except OSError as error:  # a name that is too long, a folder that must not be looked into
+            raise SpecError(
+                f"{field}: {getattr(spec, field)} cannot be read ({error.strerror}); name another"
+            ) from error
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise SpecError(f"{field}: {folder} is not a folder that can be written; name another")
 

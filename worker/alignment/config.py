@@ -7,6 +7,7 @@ and starts ``python -m worker.alignment train spec.json``.
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -21,6 +22,8 @@ Parallel = Literal["ddp", "fsdp"]
 Schedule = Literal["cosine", "linear", "constant"]
 Attention = Literal["auto", "flash", "varlen", "flex", "sdpa", "eager"]
 Precision = Literal["auto", "float32", "bfloat16"]
+MAX_SEED = 2**53
+"""The largest whole number that JSON carries everywhere; torch takes 64 bits."""
 
 
 class ConfigError(ValueError):
@@ -168,6 +171,13 @@ class TrainSpec:
     resume_from: str | None = None
     """A checkpoint directory of an earlier attempt."""
 
+    def __post_init__(self) -> None:
+        folders = {name: getattr(self, name) for name in ("model_path", "snapshot_dir", "attempt_dir", "cache_dir")}
+        if wrong := [name for name, path in folders.items() if not path.strip() or "\0" in path]:
+            raise ConfigError(
+                dict.fromkeys(wrong, "is not the name of a folder; name one")
+            )  # "": where one happens to be
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -201,7 +211,10 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
             else "is for init_adapter; without one the base model is the reference",
         ),
         "bucket_steps": (0 <= config.bucket_steps <= 4096, "must be 0 (chosen by the trainer) or at most 4096"),
-        "memory_limit_gib": (config.memory_limit_gib >= 0, "must be 0 (what the device has) or a size in GiB"),
+        "memory_limit_gib": (
+            0 <= config.memory_limit_gib <= 1e6,
+            "must be 0 (what the device has) or a size in GiB, at most 1,000,000",
+        ),
         "keep_best": (config.keep_best >= 0, "must be 0 (keep all) or a number of checkpoints"),
         "lr_schedule": (config.lr_schedule in get_args(Schedule), _one_of(Schedule)),
         "attention": (config.attention in get_args(Attention), _one_of(Attention)),
@@ -215,12 +228,12 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "adam_beta1": (0 <= config.adam_beta1 < 1, "must be at least 0 and below 1"),
         "adam_beta2": (0 <= config.adam_beta2 < 1, "must be at least 0 and below 1"),
         "adam_epsilon": (0 < config.adam_epsilon <= 1, "must be above 0 and at most 1; 1e-8 is usual"),
-        "seed": (config.seed >= 0, "must be 0 or more"),
+        "seed": (0 <= config.seed <= MAX_SEED, "must be 0 or more, and at most 2^53"),
         "num_threads": (0 <= config.num_threads <= 1024, "must be 0 (torch's choice) or at most 1024"),
         "max_grad_norm": (config.max_grad_norm > 0, "must be above 0"),
         "num_epochs": (0 < config.num_epochs <= 1000, "must be above 0 and at most 1000"),
         "max_steps": (config.max_steps >= 0, "must be 0 (by epochs) or a number of steps"),
-        "batch_size": (1 <= config.batch_size <= 65536, "must be at least 1"),
+        "batch_size": (1 <= config.batch_size <= 65536, "must lie between 1 and 65536"),
         "tokens_per_microbatch": (config.tokens_per_microbatch >= 64, "must be at least 64"),
         "max_length": (config.max_length >= 16, "must be at least 16 tokens"),
         "lora.r": (1 <= config.lora.r <= 1024, "must lie between 1 and 1024"),
@@ -232,9 +245,9 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "evaluation.prompts_per_category": (config.evaluation.prompts_per_category >= 1, "must be at least 1"),
         "evaluation.max_categories": (config.evaluation.max_categories >= 1, "must be at least 1"),
         "evaluation.max_new_tokens": (config.evaluation.max_new_tokens >= 1, "must be at least 1"),
-        "evaluation.temperature": (config.evaluation.temperature > 0, "must be above 0"),
+        "evaluation.temperature": (0 < config.evaluation.temperature <= 100, "must be above 0 and at most 100"),
         "evaluation.top_p": (0 < config.evaluation.top_p <= 1, "must be above 0 and at most 1"),
-        "evaluation.seed": (config.evaluation.seed >= 0, "must be 0 or more"),
+        "evaluation.seed": (0 <= config.evaluation.seed <= MAX_SEED, "must be 0 or more, and at most 2^53"),
         "evaluation.word_limit": (config.evaluation.word_limit >= 8, "must be at least 8 words"),
     }
     return {name.strip(): text for name, (holds, text) in rules.items() if not holds}
@@ -253,14 +266,19 @@ def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = 
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(data) - known)
     if unknown and not drop_unknown:
-        raise ConfigError({prefix + name: "is not a setting" for name in unknown})
+        raise ConfigError({prefix + name: f"is not a setting; {_nearest(name, known)}" for name in unknown})
     values = {
         name: _typed(hints[name], data[name], prefix + name, drop_unknown=drop_unknown) for name in data.keys() & known
     }
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
-        raise ConfigError({prefix + name: "is missing" for name in missing})
+        raise ConfigError({prefix + name: "is missing; set it" for name in missing})
     return cls(**values)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    found = get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {found[0]}?" if found else "leave it out"
 
 
 def _typed(hint: Any, value: Any, name: str, *, drop_unknown: bool) -> Any:

@@ -89,8 +89,10 @@ def load_split(
         on_row()
         try:
             result = encoder.encode(record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path.name} line {number} is not a snapshot row: {error!r}") from error
+        except KeyError as error:
+            raise DataError(f"{path.name} line {number} is not a snapshot row: it has no {error.args[0]}") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path.name} line {number} is not a snapshot row: {error}") from error
         (rows if isinstance(result, Row) else skipped).append(result)  # type: ignore[arg-type]
     return Split(rows, skipped)
 
@@ -100,13 +102,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return {"hash": str(manifest["hash"]), **manifest}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The snapshot folder has no readable manifest.json: {error}") from error
+    except OSError as error:
+        raise DataError(f"The snapshot folder {folder} has no readable manifest.json: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The manifest.json of {folder} is not an object with hash and counts") from error
 
 
 def _records(path: Path) -> Iterable[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
@@ -136,9 +140,7 @@ class Encoder:
         self._end_ids = {int(tokenizer.eos_token_id), *end_ids}
 
     def encode(self, record: dict[str, Any]) -> Row | SkippedRow:
-        row_id, prompt, completion = int(record["id"]), list(record["prompt"]), list(record["completion"])
-        if not isinstance(record["label"], bool):
-            raise TypeError("label must be true or false")
+        row_id, prompt, completion = _checked(record)
         try:
             prompt_ids, completion_ids = self._tokenise(prompt, completion, cut=record.get("finish_reason") == "length")
             prompt_ids, reason = self._fit(prompt, prompt_ids, len(completion_ids))
@@ -210,7 +212,7 @@ class Encoder:
         if len(head) >= room:
             return (
                 prompt_ids,
-                f"the system message ({len(head)} tokens) and the completion ({completion}) exceed max_length",
+                f"the prompt's fixed beginning ({len(head)} tokens) and the completion ({completion}) exceed max_length",
             )
         return head + prompt_ids[len(prompt_ids) - (room - len(head)) :], ""
 
@@ -219,6 +221,21 @@ class Encoder:
         system = [message for message in prompt[:1] if message.get("role") == "system"]
         a, b = (self.prompt_ids([*system, {"role": "user", "content": text}]) for text in ("Alpha", "9"))
         return prompt_ids[: min(common_prefix(a, b), common_prefix(a, prompt_ids))]
+
+
+def _checked(record: Any) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Id, prompt and completion of a snapshot row. Raises KeyError, and TypeError with a sentence."""
+    if not isinstance(record, dict):
+        raise TypeError("it must be an object")
+    if not isinstance(record["id"], int):
+        raise TypeError("id must be a whole number")
+    if not isinstance(record["label"], bool):
+        raise TypeError("label must be true or false")
+    for name, role in (("prompt", "user"), ("completion", "assistant")):
+        messages = record[name]
+        if not isinstance(messages, list) or not all(isinstance(each, dict) and "role" in each for each in messages):
+            raise TypeError(f'{name} must be a list of chat messages such as {{"role": "{role}", "content": "…"}}')
+    return record["id"], record["prompt"], record["completion"]
 
 
 def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:

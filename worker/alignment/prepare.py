@@ -96,7 +96,7 @@ def prepare(
         text = f"Cached reference log-probs differed by {result.refused:.3g} nats and were computed again."
         report.notice(text, warning=True)
     report.notice(
-        f"Reference log-probs: {result.num_computed:,} computed, {len(result.logps) - result.num_computed:,} from the cache.",
+        f"Reference log-probs: {result.num_computed:,} computed, {result.num_cached:,} from the cache.",
         computed=result.num_computed,
         checked=result.num_checked,
     )

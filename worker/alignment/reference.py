@@ -38,6 +38,8 @@ class ReferenceLogps:
     logps: FloatArray
     """Summed log-probs in nats, in the order asked."""
     num_computed: int
+    num_cached: int
+    """Found in the cache; the same pair asked for twice counts once."""
     num_checked: int
     """Cached values that were computed again to see that they still hold."""
     refused: float | None = None
@@ -156,7 +158,9 @@ def reference_logps(
     cache.flush()
     values = known | dict(zip(missing, world.add_up(torch.from_numpy(found_M)).tolist(), strict=True))
     logps = np.asarray([values[key] for key in keys], dtype=np.float64)
-    return ReferenceLogps(logps=logps, num_computed=len(missing), num_checked=len(checked), refused=refused)
+    return ReferenceLogps(
+        logps=logps, num_computed=len(missing), num_cached=len(known), num_checked=len(checked), refused=refused
+    )
 
 
 def namespace(**parts: str) -> str:

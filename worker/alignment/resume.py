@@ -21,7 +21,11 @@ def open_resume(spec: TrainSpec) -> Manifest | None:
     """Validate the checkpoint that the spec goes on from, before anything costly. Raises CheckpointError."""
     if spec.resume_from is None:
         return None
-    manifest = validate_checkpoint(Path(spec.resume_from))
+    try:
+        manifest = validate_checkpoint(Path(spec.resume_from))
+    except CheckpointError as error:
+        text = str(error).rstrip(".")
+        raise CheckpointError(f"{text}; name the checkpoint before it, or leave resume_from out.") from error
     if manifest.run_id != spec.run_id:
         raise CheckpointError(
             f"The checkpoint is of run {manifest.run_id}, this is run {spec.run_id}; leave resume_from out or name one of its own."

@@ -32,17 +32,20 @@ T = TypeVar("T")
 def read_spec(path: Path) -> TrainSpec:
     """Raises SpecError with one line that names the field and the remedy."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write the mark
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SpecError(f"{path}: is not JSON: {error}") from error
+        raise SpecError(f"{path}: cannot be read ({error.strerror}); name a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: is not JSON: {error}; write it as TrainSpec.to_json() makes it") from error
     if not isinstance(data, dict):
-        raise SpecError(f"{path}: must be an object, as TrainSpec.to_json() makes it")
+        raise SpecError(f"{path}: is not an object; write it as TrainSpec.to_json() makes it")
     try:
         return TrainSpec.from_json(data)
     except ConfigError as error:
-        raise SpecError(f"{path}: {error}") from error
+        # As every other refusal names a setting: without the spec's own path.
+        raise SpecError(
+            "; ".join(f"{name.removeprefix('config.')}: {text}" for name, text in error.errors.items())
+        ) from error
 
 
 def run_spec(spec: TrainSpec) -> int:
@@ -116,7 +119,9 @@ def _open_reporter(spec: TrainSpec, world: World) -> JsonlReporter:
     try:
         return JsonlReporter(spec.events_path) if world.is_main else SilentReporter()
     except OSError as error:
-        raise SpecError(f"attempt_dir: {spec.attempt_dir} cannot be written: {error.strerror}") from error
+        raise SpecError(
+            f"attempt_dir: {spec.attempt_dir} cannot be written ({error.strerror}); name another"
+        ) from error
 
 
 def _check(spec: TrainSpec, stop: StopFlag, world: World) -> Checked | None:
