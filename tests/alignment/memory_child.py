@@ -80,7 +80,9 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     vocab = case["model"]["vocab_size"]
     steps(policy, optimizer, batch_of([[4, 4], [5, 5]], vocab), config)  # the moments exist from now on
     rows = case["lengths"]
-    data = DataSize.from_lengths([p for p, _ in rows], [c for _, c in rows], rows_per_step=len(rows))
+    data = DataSize.from_lengths(
+        [p for p, _ in rows], [c for _, c in rows], num_step_tokens=sum(p + c for p, c in rows)
+    )
     with peak_meter(device) as meter:
         steps(policy, optimizer, batch_of(rows, vocab), config)
     work = Workload(

@@ -10,7 +10,7 @@ import torch
 
 from tests.alignment import tiny
 from tests.alignment.test_runs import losses, run, told
-from worker.alignment import footprint, planning, trainer
+from worker.alignment import planning, trainer
 from worker.alignment.checkpoints import validate_checkpoint
 from worker.alignment.memory import StepCost
 from worker.alignment.memory_plan import DoesNotFitError
@@ -18,6 +18,12 @@ from worker.alignment.train import classify
 
 LIMIT = 1.0
 """GiB: the tiny model fits with ease, but a step is predicted to need over half of it (the process itself does)."""
+
+
+@pytest.fixture(autouse=True)
+def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as in a process that has just begun; a test's own has run others before."""
+    monkeypatch.setattr(planning, "resident_bytes", lambda: 600 << 20)
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *peaks_gib: float | Exception) -> list[float | Exception]:
@@ -125,7 +131,7 @@ def test_memory_that_runs_out_in_a_step_is_told_with_settings_that_would_fit(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(trainer, "backward_step", exhausted)
-    monkeypatch.setitem(footprint.PROCESS_BYTES, "cpu", 1 << 20)  # else nothing that could be set would matter here
+    monkeypatch.setattr(planning, "resident_bytes", lambda: 1 << 20)  # else nothing that could be set would matter here
     with pytest.raises(DoesNotFitError, match=r"^Memory ran out in step 1: use ") as caught:
         run(tiny.spec(tmp_path, memory_limit_gib=64.0))
     assert str(caught.value).count(" GiB)") == 3

@@ -184,7 +184,7 @@ def test_memory_is_estimated_and_a_small_device_warns(bench):
     bench.db.add(
         Worker(
             name="w",
-            devices=[{"name": "CPU", "kind": "cpu", "memory_bytes": 2**29, "num_cores": 2}],
+            devices=[{"name": "CPU", "kind": "cpu", "memory_bytes": 2**28, "num_cores": 2}],
             started_at=now,
             heard_at=now,
         )
@@ -192,7 +192,7 @@ def test_memory_is_estimated_and_a_small_device_warns(bench):
     bench.db.flush()
     result = check(bench, model=model)
     assert result.estimate is not None
-    assert result.estimate.total_bytes > 2**29
+    assert result.estimate.total_bytes > 2**28
     assert "memory" in codes(result, "warning")
 
 

@@ -18,10 +18,9 @@ from worker.alignment.errors import ModelError, SpecError
 from worker.alignment.estimate import estimate_run
 from worker.alignment.footprint import Workload
 from worker.alignment.memory_plan import DoesNotFitError, memory_plan
-from worker.alignment.planning import memory_limit
+from worker.alignment.planning import memory_limit, workload_of
 from worker.alignment.policy import resolve_device
 from worker.alignment.schedule import total_steps
-from worker.alignment.shapes import DataSize
 
 NOT_MEASURED: dict[str, Any] = {"measured_peak_bytes": None, "measured_step_seconds": None}
 
@@ -38,16 +37,7 @@ def estimate_spec(spec: TrainSpec, *, measure: bool = False) -> int:
     checked = check_spec(spec)
     config, device, rows = spec.config, resolve_device(), checked.train.rows
     limit = memory_limit(config, device)
-    work = Workload(
-        model_config=checked.model_config.to_dict(),
-        config=config,
-        data=DataSize.from_lengths(
-            [len(row.pair.prompt_ids) for row in rows],
-            [len(row.pair.completion_ids) for row in rows],
-            rows_per_step=config.batch_size * (2 if config.objective == "dpo" else 1),
-        ),
-        device="cuda" if device.type == "cuda" else "cpu",
-    )
+    work = workload_of(config, checked.model_config, rows, checked.units.units, device)
     figures: dict[str, Any] = {
         "num_rows": work.data.num_rows,
         "num_tokens": work.data.num_tokens,

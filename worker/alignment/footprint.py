@@ -11,7 +11,7 @@ from typing import Any
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.shapes import DataSize, DeviceKind, ModelSize, Shape, model_size
 
-PROCESS_BYTES: dict[DeviceKind, int] = {"cpu": 600 << 20, "cuda": 1 << 30}
+PROCESS_BYTES: dict[DeviceKind, int] = {"cpu": 400 << 20, "cuda": 1 << 30}
 """What importing the libraries (CPU) or the CUDA context and kernels' workspaces take."""
 HEAD_TILE: dict[DeviceKind, tuple[int, int]] = {"cpu": (512, 2048), "cuda": (8192, 16384)}
 """Positions and vocabulary entries that the frozen head scores at once (logps.py)."""

@@ -102,7 +102,7 @@ class _GatedProduct(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: Any) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
-        product: Tensor = act(gate).mul_(up)
+        product: Tensor = act(gate) * up
         return product
 
     @staticmethod

@@ -21,6 +21,7 @@ from worker.alignment.errors import is_out_of_memory
 from worker.alignment.footprint import Workload
 from worker.alignment.memory import StepCost, measure_step, recompute_layers, resident_bytes
 from worker.alignment.memory_plan import DoesNotFitError, memory_plan, out_of_memory_advice
+from worker.alignment.packing import pack_pairs
 from worker.alignment.policy import Policy
 from worker.alignment.shapes import DataSize
 
@@ -61,6 +62,7 @@ def plan_run(
     config: AlignmentConfig,
     model_config: Any,
     rows: Sequence[Row],
+    units: Sequence[tuple[int, ...]],
     device: torch.device,
     *,
     pinned_layers: int | None = None,
@@ -72,17 +74,7 @@ def plan_run(
     step fit.
     """
     limit = min(world.gather(memory_limit(config, device))) // (world.size if device.type == "cpu" else 1)
-    work = Workload(
-        model_config=model_config.to_dict(),
-        config=config,
-        data=DataSize.from_lengths(
-            [len(row.pair.prompt_ids) for row in rows],
-            [len(row.pair.completion_ids) for row in rows],
-            rows_per_step=-(-config.batch_size // world.size) * (2 if config.objective == "dpo" else 1),
-        ),
-        device="cuda" if device.type == "cuda" else "cpu",
-        shards=world.size if config.parallel == "fsdp" else 1,
-    )
+    work = workload_of(config, model_config, rows, units, device, world=world)
     if pinned_layers is not None:
         return RunPlan(pinned_layers, "", limit, 0, is_open=False, work=work)
     try:
@@ -98,6 +90,44 @@ def plan_run(
         is_open=config.checkpointing == "auto",
         work=work,
     )
+
+
+def workload_of(
+    config: AlignmentConfig,
+    model_config: Any,
+    rows: Sequence[Row],
+    units: Sequence[tuple[int, ...]],
+    device: torch.device,
+    *,
+    world: World = ALONE,
+) -> Workload:
+    """What a step's memory depends on. The heaviest step is packed to see its tokens: what its rows share counts once.
+
+    On a CPU the libraries' share is what this process holds now, before the weights are loaded.
+    """
+    share = -(-config.batch_size // world.size)
+    heaviest = [rows[index].pair for unit in heaviest_units(rows, units, share) for index in units[unit]]
+    lengths = [len(pair.prompt_ids) + len(pair.completion_ids) for pair in heaviest]
+    padded = config.attention == "eager"
+    tokens = max(lengths) * len(lengths) if padded else pack_pairs(heaviest, share=config.share_prefixes).num_tokens
+    return Workload(
+        model_config=model_config.to_dict(),
+        config=config,
+        data=DataSize.from_lengths(
+            [len(row.pair.prompt_ids) for row in rows],
+            [len(row.pair.completion_ids) for row in rows],
+            num_step_tokens=tokens,
+        ),
+        device="cuda" if device.type == "cuda" else "cpu",
+        overhead_bytes=max(world.gather(resident_bytes())) if device.type == "cpu" else None,
+        shards=world.size if config.parallel == "fsdp" else 1,
+    )
+
+
+def heaviest_units(rows: Sequence[Row], units: Sequence[tuple[int, ...]], batch_size: int) -> list[int]:
+    """The longest units, as many as a step has: no step needs more memory."""
+    lengths = [sum(rows[index].num_tokens for index in unit) for unit in units]
+    return sorted(range(len(units)), key=lambda place: (-lengths[place], place))[:batch_size]
 
 
 def refine(plan: RunPlan, policy: Policy, step: Callable[[], object], *, always: bool = False) -> StepCost | None:

@@ -15,7 +15,7 @@ from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
 from worker.alignment.dataset import Encoder, Row, chat_template
 from worker.alignment.distributed import ALONE, World
-from worker.alignment.planning import RunPlan, plan_run, refine
+from worker.alignment.planning import RunPlan, heaviest_units, plan_run, refine
 from worker.alignment.policy import Policy, load_policy, resolve_device
 from worker.alignment.probe import probe
 from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash, weights_hash
@@ -60,7 +60,13 @@ def prepare(
     pin_threads(config, checked.manifest)
     progress("loading", 0, 1)
     plan = plan_run(
-        config, checked.model_config, train.rows, resolve_device(), pinned_layers=_pinned_layers(checked), world=world
+        config,
+        checked.model_config,
+        train.rows,
+        checked.units.units,
+        resolve_device(),
+        pinned_layers=_pinned_layers(checked),
+        world=world,
     )
     policy = load_policy(spec.model_path, config, world=world)
     if world.size > 1:
@@ -145,12 +151,6 @@ def tell_rows(checked: Checked, config: AlignmentConfig, report: JsonlReporter) 
 
 def _pinned_layers(checked: Checked) -> int | None:
     return None if checked.manifest is None else int(checked.manifest.pins["recomputed_layers"])
-
-
-def heaviest_units(rows: Sequence[Row], units: Sequence[tuple[int, ...]], batch_size: int) -> list[int]:
-    """The longest units, as many as a step has: no step needs more memory."""
-    lengths = [sum(rows[index].num_tokens for index in unit) for unit in units]
-    return sorted(range(len(units)), key=lambda place: (-lengths[place], place))[:batch_size]
 
 
 def pins_of(policy: Policy, template: str | None, cache_dir: Path, config: AlignmentConfig) -> dict[str, Any]:

@@ -140,22 +140,24 @@ def reference_logps(
     found_M = np.zeros(len(missing))
     done = unsaved = 0
     passes = cuts([wanted[key] for key in missing])
-    for first in range(0, len(passes), world.size):
-        at_once = passes[first : first + world.size]
-        if world.rank < len(at_once):
-            cut = at_once[world.rank]
-            found_M[cut] = score([wanted[missing[index]] for index in cut]).double().cpu().numpy()
-            for index in cut:
-                cache.add(missing[index], float(found_M[index]))
-            unsaved += len(cut)
-        else:
-            idle(1)
-        done += sum(map(len, at_once))
-        if unsaved >= FLUSH_EVERY:
-            cache.flush()
-            unsaved = 0
-        on_progress(done, len(missing))
-    cache.flush()
+    try:
+        for first in range(0, len(passes), world.size):
+            at_once = passes[first : first + world.size]
+            if world.rank < len(at_once):
+                cut = at_once[world.rank]
+                found_M[cut] = score([wanted[missing[index]] for index in cut]).double().cpu().numpy()
+                for index in cut:
+                    cache.add(missing[index], float(found_M[index]))
+                unsaved += len(cut)
+            else:
+                idle(1)
+            done += sum(map(len, at_once))
+            if unsaved >= FLUSH_EVERY:
+                cache.flush()
+                unsaved = 0
+            on_progress(done, len(missing))
+    finally:  # a stop or a failure keeps what was computed
+        cache.flush()
     values = known | dict(zip(missing, world.add_up(torch.from_numpy(found_M)).tolist(), strict=True))
     logps = np.asarray([values[key] for key in keys], dtype=np.float64)
     return ReferenceLogps(

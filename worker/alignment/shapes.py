@@ -48,15 +48,15 @@ class DataSize:
     """Of the heaviest step; 0: not known, a step of mean rows then."""
 
     @classmethod
-    def from_lengths(cls, prompts: Sequence[int], completions: Sequence[int], *, rows_per_step: int) -> DataSize:
-        """From tokenised rows; the heaviest step is taken to hold the longest rows."""
-        rows = sorted((p + c for p, c in zip(prompts, completions, strict=True)), reverse=True)
+    def from_lengths(cls, prompts: Sequence[int], completions: Sequence[int], *, num_step_tokens: int) -> DataSize:
+        """From tokenised rows."""
+        rows = [p + c for p, c in zip(prompts, completions, strict=True)]
         return cls(
             num_rows=len(rows),
             num_tokens=sum(rows),
             num_completion_tokens=sum(completions),
             longest_row=max(rows, default=0),
-            num_step_tokens=sum(rows[:rows_per_step]),
+            num_step_tokens=num_step_tokens,
         )
 
     @classmethod

@@ -8,9 +8,9 @@ from worker.alignment.checks import Checked
 from worker.alignment.config import TrainSpec
 from worker.alignment.data import SplitToScore, without_reference
 from worker.alignment.memory import measure_step
-from worker.alignment.planning import RunPlan, plan_run, refine
+from worker.alignment.planning import RunPlan, heaviest_units, plan_run, refine
 from worker.alignment.policy import load_policy, resolve_device
-from worker.alignment.prepare import heaviest_units, probe_rows
+from worker.alignment.prepare import probe_rows
 from worker.alignment.probe import probe
 from worker.alignment.resume import pin_threads
 from worker.alignment.schedule import total_steps
@@ -36,7 +36,7 @@ def try_steps(spec: TrainSpec, checked: Checked) -> Trial:
     """
     config, rows, units = spec.config, checked.train.rows, checked.units.units
     pin_threads(config, None)
-    plan = plan_run(config, checked.model_config, rows, resolve_device())
+    plan = plan_run(config, checked.model_config, rows, units, resolve_device())
     policy = load_policy(spec.model_path, config)
     probe(policy, [row.pair for row in probe_rows(rows)])
     settings = StepSettings.of(config)
