@@ -121,7 +121,7 @@ def test_trap_08_a_completion_that_does_not_fit_is_skipped_with_its_size() -> No
     system = [{"role": "system", "content": "Be very brief and calm. " * 20}, *USER]
     crowded = Encoder(made, max_length=60).encode(record(prompt=system))
     assert isinstance(crowded, SkippedRow)
-    assert "system message" in crowded.reason
+    assert "fixed beginning" in crowded.reason
 
 
 def test_a_template_that_refuses_the_row_skips_it() -> None:
