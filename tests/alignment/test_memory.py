@@ -91,7 +91,7 @@ def test_layers_run_twice_only_under_gradient_and_say_so(tmp_path: Path) -> None
     policy = policy_of(tmp_path)
     seen: list[bool] = []
     for layer in decoder_layers(policy.lm):
-        layer.get_submodule("self_attn").register_forward_pre_hook(lambda *_: seen.append(recomputing()))
+        layer.get_submodule("mlp").register_forward_pre_hook(lambda *_: seen.append(recomputing()))
     recompute_layers(policy.lm, 1)
     with torch.no_grad():
         policy.logps(pairs_of())
@@ -102,7 +102,7 @@ def test_layers_run_twice_only_under_gradient_and_say_so(tmp_path: Path) -> None
     gradients(policy)
     assert seen[5:] == [False, False]
     assert not recomputing()
-    assert all("forward" not in layer.__dict__ for layer in decoder_layers(policy.lm))
+    assert "forward" not in decoder_layers(policy.lm)[0].__dict__  # the last one has the tail's
 
 
 def test_recomputed_layers_keep_only_their_input(tmp_path: Path) -> None:
