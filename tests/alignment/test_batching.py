@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.alignment.batching import epoch_steps, microbatches
+from worker.alignment.batching import epoch_steps
 from worker.alignment.dataset import IntArray
 
 
@@ -76,12 +76,3 @@ def test_rows_stay_in_their_window_and_windows_change_with_the_epoch() -> None:
     assert [step.tolist() for step in whole[0]] != [step.tolist() for step in whole[2]]
     one_window = epoch_steps(labels, lengths, batch_size=4, seed=3, epoch=0, window=16)
     assert sorted(sorted(step.tolist()) for step in one_window) == [list(range(s, s + 4)) for s in range(0, 64, 4)]
-
-
-def test_microbatches_keep_the_budget_and_every_item() -> None:
-    lengths = [30, 5, 90, 10, 10, 200, 1]
-    cuts = microbatches(lengths, token_budget=100)
-    assert sorted(i for cut in cuts for i in cut.tolist()) == list(range(7))
-    assert all(len(cut) == 1 or sum(lengths[i] for i in cut) <= 100 for cut in cuts)
-    padded = microbatches(lengths, token_budget=100, padded=True)
-    assert all(len(cut) == 1 or max(lengths[i] for i in cut) * len(cut) <= 100 for cut in padded)

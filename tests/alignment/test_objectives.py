@@ -11,7 +11,8 @@ import pytest
 from tests.alignment import tiny
 from tests.alignment.test_runs import Evaluator, run, told
 from worker.alignment.config import TrainSpec
-from worker.alignment.dataset import Pair, Row
+from worker.alignment.dataset import Pair, Row, load_split
+from worker.alignment.partners import kl_partners
 from worker.alignment.sampler import PADDED_WINDOW, Sampler
 
 
@@ -68,8 +69,10 @@ def test_kto_weighs_the_rarer_class_up_and_apo_scores_no_mismatched_pair(tmp_pat
     for spec in (kto, apo):
         started = told(spec, "run_started")[0]["data"]
         assert (started["num_units"], started["desirable_weight"], started["undesirable_weight"]) == (54, 1.0, 1.0)
-    # Rows, mismatched pairs, and both of the dev split; two ratings of a prompt may have one mismatched pair.
-    assert 2 * 54 + 20 - 3 <= computed(kto) <= 2 * 54 + 20
+    rows = load_split(tmp_path / "snapshot" / "train.jsonl", tiny.tokenizer(), max_length=128).rows
+    partners = [rows[place].pair for place in kl_partners(rows) if place is not None]
+    mixed = {(x.prompt_key, y.completion_ids.tobytes()) for x, y in zip(rows, partners, strict=True)}
+    assert computed(kto) == 54 + len(mixed) + 20  # two ratings of one prompt may share a mismatched pair
     assert computed(apo) == 0  # the rows' are known from before
     assert [event["data"]["kl/clamp_rate"] >= 0 for event in told(kto, "metrics")] == [True] * 7
     assert not {key for key in told(apo, "metrics")[0]["data"] if key.startswith("kl")}

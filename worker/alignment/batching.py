@@ -1,7 +1,4 @@
-"""Which rows (or DPO pairs) share an optimizer step and how a step is cut into forward passes.
-
-Pure functions: steps of (labels, lengths, batch size, seed, epoch, window), cuts of the lengths.
-"""
+"""Which rows (or DPO pairs) share an optimizer step: a pure function of labels, lengths, batch size, seed, epoch and window."""
 
 from __future__ import annotations
 
@@ -60,22 +57,3 @@ def _sorted_in_windows(items: IntArray, lengths_N: IntArray, borders: Sequence[i
     """The shuffled items of one class, sorted by length between each two borders; equal lengths stay shuffled."""
     chunks = (items[start:end] for start, end in itertools.pairwise(borders))
     return np.concatenate([chunk[np.argsort(lengths_N[chunk], kind="stable")] for chunk in chunks])
-
-
-def microbatches(lengths: Sequence[int], *, token_budget: int, padded: bool = False) -> list[IntArray]:
-    """Cut items into forward passes of at most ``token_budget`` tokens (one item alone may exceed it).
-
-    Sorted by length, longest first: running out of memory shows at once, and the padded path (which pays the longest
-    item for each) wastes little. Inside one step the order has no effect on the gradient beyond rounding.
-    """
-    cuts: list[list[int]] = []
-    used = longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        cost = longest if padded and cuts else lengths[index]
-        if not cuts or used + cost > token_budget:
-            cuts.append([])
-            used, longest = 0, lengths[index]
-            cost = longest
-        cuts[-1].append(index)
-        used += cost
-    return [np.asarray(cut, dtype=np.int64) for cut in cuts]
