@@ -72,24 +72,25 @@ def test_the_peak_is_that_of_a_real_step(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_step_that_does_not_fit_recomputes_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks = [3 << 30, 1 << 29]
+    # A limit far above what this process may hold by now, which counts as the libraries' share.
+    peaks = [300 << 30, 1 << 29]
     monkeypatch.setattr(
         planning, "measure_step", lambda *_: StepCost(peak_bytes=peaks.pop(0), before_bytes=0, seconds=1.0)
     )
-    code, figures = probed(tiny.spec(tmp_path, memory_limit_gib=1.0), capsys)
+    code, figures = probed(tiny.spec(tmp_path, memory_limit_gib=100.0), capsys)
     assert (code, figures["num_recomputed_layers"]) == (0, 1)
     assert figures["measured_peak_bytes"] == (1 << 29) + 8 * figures["model"]["num_lora_parameters"]
-    assert figures["plan"].endswith("(3.0 GiB were needed with fewer.)")
+    assert figures["plan"].endswith("(300.0 GiB were needed with fewer.)")
 
 
 def test_what_cannot_be_loaded_or_fitted_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "measure_step", lambda *_: StepCost(peak_bytes=3 << 30, before_bytes=0, seconds=1.0))
-    spec = tiny.spec(tmp_path, memory_limit_gib=1.0)
+    monkeypatch.setattr(planning, "measure_step", lambda *_: StepCost(peak_bytes=300 << 30, before_bytes=0, seconds=1.0))
+    spec = tiny.spec(tmp_path, memory_limit_gib=100.0)
     code, figures = probed(spec, capsys)
     assert (code, figures["fits"], figures["measured_peak_bytes"]) == (1, False, None)
-    assert figures["plan"].startswith("With every layer recomputed 3.0 GiB were needed: ")
+    assert figures["plan"].startswith("With every layer recomputed 300.0 GiB were needed: ")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     code, figures = probed(spec, capsys)
