@@ -16,6 +16,7 @@ class RunStatus(StrEnum):
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPING = "stopping"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -80,6 +81,8 @@ class Run(Base):
     """save: finish the step, save, end as cancelled with a checkpoint."""
     failure_reason: Mapped[str | None] = mapped_column(Text)
     failure_message: Mapped[str | None] = mapped_column(Text)
+    acknowledged_alarms: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    """Kinds of critical alarms that a lead has decided to go on with."""
     step: Mapped[int] = mapped_column(server_default=text("0"))
     total_steps: Mapped[int] = mapped_column(server_default=text("0"))
     summary: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))

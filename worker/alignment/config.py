@@ -19,6 +19,7 @@ Quantization = Literal["none", "4bit"]
 Reference = Literal["", "base", "adapter"]
 LongRows = Literal["skip", "refuse"]
 Parallel = Literal["ddp", "fsdp"]
+TrainingData = Literal["all", "paired"]
 Schedule = Literal["cosine", "linear", "constant"]
 Attention = Literal["auto", "flash", "varlen", "flex", "sdpa", "eager"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -66,6 +67,10 @@ class EvaluationSettings:
     word_limit: int = 100
     """L: every text is cut to so many words before similarity is measured, the same for both arms."""
     seed: int = 0
+    diversity_suite: str = ""
+    """Content hash of the suite whose prompts are sampled for diversity; empty: those of the dev split with a category."""
+    pause_on_alarm: bool = True
+    """A critical alarm (loops, cut-off answers, refusals, empty answers) pauses the run; it goes on by a lead's decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +84,10 @@ class AlignmentConfig:
     prompt; ``sft`` on the desirable rows alone."""
     beta: float = 0.1
     """Strength of the pull to the reference: reward = beta * logratio."""
+    data: TrainingData = "all"
+    """``paired``: only what DPO could use, each row as often as its pairs hold it: the same data under another loss."""
+    max_pairs_per_prompt: int = 4
+    """For ``dpo`` and ``paired``: a few prompts with many ratings would otherwise make most pairs."""
     desirable_weight: float | None = None
     """None: from the training rows, so that only the rarer class is upweighted (``weights.advised_weights``)."""
     undesirable_weight: float | None = None
@@ -149,7 +158,7 @@ class AlignmentConfig:
 
         ``drop_unknown`` is for cloning a run of an older version, whose settings may no longer exist.
         """
-        built: AlignmentConfig = _build(cls, data, "", drop_unknown=drop_unknown)
+        built: AlignmentConfig = build(cls, data, "", drop_unknown=drop_unknown)
         return built
 
 
@@ -170,6 +179,10 @@ class TrainSpec:
     """Shared, content-addressed: reference log-probs and reference samples."""
     resume_from: str | None = None
     """A checkpoint directory of an earlier attempt."""
+    diversity_prompts: str = ""
+    """JSON lines {"category", "messages", "domain", "open_ended"} to sample for diversity; empty: the dev split's prompts."""
+    acknowledged_alarms: tuple[str, ...] = ()
+    """Kinds of alarms that a lead has decided to go on with: they do not pause this run again."""
 
     def __post_init__(self) -> None:
         folders = {name: getattr(self, name) for name in ("model_path", "snapshot_dir", "attempt_dir", "cache_dir")}
@@ -183,7 +196,7 @@ class TrainSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainSpec:
-        built: TrainSpec = _build(cls, data, "")
+        built: TrainSpec = build(cls, data, "")
         return built
 
     @property
@@ -204,6 +217,8 @@ def _range_errors(config: AlignmentConfig) -> dict[str, str]:
         "quantization": (config.quantization in get_args(Quantization), _one_of(Quantization)),
         "long_rows": (config.long_rows in get_args(LongRows), _one_of(LongRows)),
         "parallel": (config.parallel in get_args(Parallel), _one_of(Parallel)),
+        "data": (config.data in get_args(TrainingData), _one_of(TrainingData)),
+        "max_pairs_per_prompt": (1 <= config.max_pairs_per_prompt <= 1000, "must lie between 1 and 1000"),
         "reference": (
             config.reference in (("base", "adapter") if config.init_adapter else ("", "base")),
             "must be base or adapter: say which the reference is when going on from init_adapter"
@@ -261,7 +276,8 @@ def _one_of(choices: Any) -> str:
     return f"must be one of {', '.join(get_args(choices))}"
 
 
-def _build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = False) -> Any:
+def build(cls: Any, data: dict[str, Any], prefix: str, *, drop_unknown: bool = False) -> Any:
+    """A dataclass from JSON, field by field. Raises ConfigError; ``prefix`` stands before the names it tells."""
     hints = get_type_hints(cls)
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(data) - known)
@@ -286,7 +302,11 @@ def _typed(hint: Any, value: Any, name: str, *, drop_unknown: bool) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError({name: "must be an object of settings"})
-        return _build(hint, value, f"{name}.", drop_unknown=drop_unknown)
+        return build(hint, value, f"{name}.", drop_unknown=drop_unknown)
+    if get_origin(hint) is tuple and is_dataclass(item := get_args(hint)[0]):
+        if not isinstance(value, list | tuple) or not all(isinstance(each, dict) for each in value):
+            raise ConfigError({name: "must be a list of objects"})
+        return tuple(build(item, each, f"{name}.{n}.", drop_unknown=drop_unknown) for n, each in enumerate(value))
     if hint == tuple[str, ...]:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise ConfigError({name: "must be a list of names"})

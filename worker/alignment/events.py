@@ -103,8 +103,9 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
-    status: Literal["succeeded", "stopped", "failed"]
-    """``stopped``: SIGTERM was honoured, a checkpoint of the last finished step is saved."""
+    status: Literal["succeeded", "stopped", "paused", "failed"]
+    """``stopped``: SIGTERM was honoured, a checkpoint of the last finished step is saved. ``paused``: so is it, and a
+    critical alarm asks for a lead's decision; ``message`` says which."""
     reason: Literal["", "out_of_memory", "data", "diverged", "model", "disk_full", "unknown"] = ""
     message: str = ""
 
@@ -156,17 +157,75 @@ class CategoryResult:
     category: str
     num_prompts: int
     metrics: dict[str, Contrast]
-    """Keys of DIVERSITY_KEYS."""
+    """Keys of DIVERSITY_KEYS; one that could not be had is absent."""
+    domain: str = ""
+    """Group of categories; "" for those without one."""
+    open_ended: bool = True
+    """False for closed-form categories: one right answer, so similarity is accuracy there. Controls, never an alarm."""
+    p: float | None = None
+    """One-sided, of the label permutation within prompts on the gated similarity; None where it was not tested."""
+    q: float | None = None
+    """Benjamini-Hochberg over the open-ended categories."""
+    num_gated_prompts: int = 0
+    """Prompts that kept at least two samples in both arms under the quality rule."""
 
 
 DIVERSITY_KEYS = (
     "similarity",  # mean pairwise ROUGE-L F1 among the K samples of a prompt; up = less varied
+    "similarity_gated",  # the same among the samples that pass the quality rule, prompts with two such in both arms
+    "similarity_normalised",  # the gated one between its floor (shuffled prompts, 0) and its ceiling (equal texts, 1)
     "distinct_k",  # number of distinct answers among K
+    "distinct_k_gated",
     "ead",  # expectation-adjusted distinct n-grams, n = 1..5
+    "distinct_2",  # share of distinct bigrams
+    "self_bleu",  # self-BLEU-4
     "mean_words",
     "loop_rate",  # share of texts that repeat themselves
     "truncated_share",  # share that hit max_new_tokens
+    "refusal_share",  # share of full or partial refusals
+    "empty_share",  # share of texts without a word
+    "semantic",  # mean pairwise cosine similarity of embeddings, where an encoder is at hand
 )
+
+ACROSS_KEYS = (
+    "compression_ratio",  # of one sample per prompt, zlib
+    "opening_share",  # share of the most common opening 4-gram
+    "self_repetition",  # mean ln(1 + other documents' count of its 4-grams)
+    "median_words",
+    "p95_words",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainResult:
+    domain: str
+    num_categories: int
+    num_prompts: int
+    change: Contrast
+    """Of ``similarity_normalised``."""
+    p: float | None = None
+    p_holm: float | None = None
+    """Holm over the domains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    kind: Literal["loops", "truncation", "refusals", "empty", "global", "domain", "category"]
+    level: Literal["critical", "alarm", "watch"]
+    """``critical``: a sentinel, at once. ``alarm``: margin and significance held at two checkpoints in a row. ``watch``: at
+    this one only."""
+    metric: str
+    """Of DIVERSITY_KEYS."""
+    reference: float
+    policy: float
+    change: float
+    text: str
+    """One sentence for the user, with the figures."""
+    subject: str = ""
+    """The domain or category; "" for the whole."""
+    low: float | None = None
+    high: float | None = None
+    q: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +235,19 @@ class DiversityResult:
     samples_per_prompt: int
     overall: dict[str, Contrast]
     categories: list[CategoryResult]
+    domains: list[DomainResult] = field(default_factory=list)
+    across: dict[str, Contrast] = field(default_factory=dict)
+    """Keys of ACROSS_KEYS: one sample per prompt, over all prompts."""
+    quality_rule: str = ""
+    """How samples were gated, in words."""
+    num_categories_tested: int = 0
+    """Open-ended ones with enough prompts."""
+    detectable_change: float | None = None
+    """Change of the overall normalised similarity that would have been seen with 80 % power."""
+    category_power: float | None = None
+    """Probability that a category in which half of the samples collapse would have been found; None: not known."""
+    style_shift: bool = False
+    """Raw similarity left its margin, the gated one did not: a style spread, nothing collapsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +259,8 @@ class EvaluationResult:
     samples_path: str
     """Relative to the attempt's folder: JSON lines {"category", "prompt": messages, "arm": "reference"|"policy", "index", "text", "truncated"}."""
     seconds: float
+    kind: Literal["screen", "full"] = "screen"
+    alarms: list[Alarm] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
