@@ -18,6 +18,8 @@ CATEGORIES = [
     svg.HeatCategory("b", "Writing & <b>", (None, -0.03)),
     svg.HeatCategory("c", "Code", (0.0, 0.0)),
 ]
+BINS = tuple(svg.CalibrationBin(share, share * 0.9, 10) for share in (0.1, 0.5, 0.9))
+KTO, DPO = svg.CalibrationArm("KTO <all>", "kto", BINS), svg.CalibrationArm("DPO", "dpo", BINS)
 CHARTS: dict[str, Callable[[], Markup]] = {
     "share_bar": lambda: svg.share_bar(66, 34),
     "share_bar empty": lambda: svg.share_bar(0, 0),
@@ -30,6 +32,12 @@ CHARTS: dict[str, Callable[[], Markup]] = {
     "forest": lambda: svg.forest(
         [svg.ForestRow("AUC", 0.01, 0.002, 0.02), svg.ForestRow("Safety", 0, -0.01, 0.01, -0.02)], "KTO against DPO"
     ),
+    "forest compact": lambda: svg.forest(
+        [svg.ForestRow("Returns & <b>", 0.6, 0.5, 0.7)], "x", reference=0.5, share=True, compact=True, width=340
+    ),
+    "forest empty": lambda: svg.forest([], "No figure"),
+    "calibration": lambda: svg.calibration([KTO, DPO], "Calibration"),
+    "calibration empty": lambda: svg.calibration([], "No rows"),
     "interval_cell": lambda: svg.interval_cell(0.7, 0.6, 0.8, scale=(0.5, 1), baseline=0.65),
     "heat_map": lambda: svg.heat_map(CATEGORIES, [80, 160]),
     "heat_map empty": lambda: svg.heat_map([], []),
@@ -93,6 +101,50 @@ def test_forest_marker_is_hollow_when_it_holds_the_reference() -> None:
     filled, hollow = _elements(svg.forest(rows, "x"), "circle")
     assert filled.get("class") == "f-kto"
     assert hollow.get("class") == "hollow s-kto"
+
+
+def test_forest_writes_figures_margins_and_what_has_no_interval() -> None:
+    rows = [
+        svg.ForestRow("Primary", 3.7, 1.2, 6.2, strong=True, note="pass rate"),
+        svg.ForestRow("Guard", -0.6, -1.7, 0.5, margin=-2.0),
+        svg.ForestRow("DPO", 1.0, 0.5, 1.5, cls="dpo"),
+        svg.ForestRow("Few", 1.0, None, None),
+        svg.ForestRow("Same pairs", 0.4, -1.9, 2.7, text="could see \u2265 3.3"),
+    ]
+    chart = svg.forest(rows, "x", digits=1, heads=("DPO better", "KTO better"))
+    words = [element.text for element in _elements(chart, "text")]
+    for expected in (
+        "pass rate",
+        "+3.7",
+        "+1.2 to +6.2",
+        "\u22121.7 to +0.5",
+        "no interval",
+        "could see \u2265 3.3",
+        "DPO better",
+    ):
+        assert expected in words
+    (margin,) = _elements(chart, "path", "margin-l")
+    (reference,) = _elements(chart, "path", "ref-l")
+    assert float(margin.get("d", "")[1:].split()[0]) < float(reference.get("d", "")[1:].split()[0])
+    (square,) = _elements(chart, "rect", "f-dpo")
+    assert square.get("width") == "7.8"
+
+
+def test_forest_of_shares_is_read_against_half() -> None:
+    chart = svg.forest([svg.ForestRow("Returns", 0.61, 0.54, 0.68)], "x", reference=0.5, share=True, compact=True)
+    words = [(element.text or "").replace("\xa0", " ") for element in _elements(chart, "text")]
+    assert {"61 %", "\u00b17", "50 %"} <= set(words)
+
+
+def test_calibration_lies_on_the_diagonal_where_prediction_and_observation_agree() -> None:
+    agreeing = svg.CalibrationArm("KTO", "kto", tuple(svg.CalibrationBin(s, s, 10) for s in (0.25, 0.75)))
+    chart = svg.calibration([agreeing], "x", width=300, height=206)
+    (diagonal,) = _elements(chart, "path", "ref-l")
+    start, end = (tuple(map(float, point.split())) for point in diagonal.get("d", "")[1:].split("L"))
+    for marker, share in zip(_elements(chart, "circle"), (0.25, 0.75), strict=True):
+        assert float(marker.get("cx", 0)) == pytest.approx(start[0] + share * (end[0] - start[0]), abs=0.1)
+        assert float(marker.get("cy", 0)) == pytest.approx(start[1] + share * (end[1] - start[1]), abs=0.1)
+    assert len(_elements(chart, "rect", "f-line")) == 2
 
 
 @pytest.mark.parametrize(

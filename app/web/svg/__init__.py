@@ -4,17 +4,21 @@ Text is 11 px at the width a chart is drawn for: pass the real width, and use ``
 """
 
 from app.web.svg.bars import Day, daily_bars, histogram, memory_bar, share_bar
+from app.web.svg.forest import CalibrationArm, CalibrationBin, ForestRow, calibration, forest
 from app.web.svg.heat import HeatCategory, balance, cell_strip, heat_bin, heat_map, heat_scale
 from app.web.svg.marks import both, legend_key, progress, spark
-from app.web.svg.points import Estimate, ForestRow, evaluated, forest, interval_cell
+from app.web.svg.points import Estimate, evaluated, interval_cell
 
 __all__ = [
+    "CalibrationArm",
+    "CalibrationBin",
     "Day",
     "Estimate",
     "ForestRow",
     "HeatCategory",
     "balance",
     "both",
+    "calibration",
     "cell_strip",
     "daily_bars",
     "evaluated",

@@ -1,4 +1,4 @@
-"""Estimates with their intervals: evaluated checkpoints, forest plot, comparison cell."""
+"""Estimates with their intervals: evaluated checkpoints, comparison cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from app.web.formats import interval, num, signed
+from app.web.formats import interval, num
 from app.web.svg.draw import circle, line, nice_ticks, padded, picture, polyline, rect, text
 
 
@@ -66,51 +66,6 @@ def evaluated(
         parts.append(line(x(p.x), y(p.low), x(p.x), y(p.high), f"s-{cls}", 1.5))
         parts.append(circle(x(p.x), y(p.value), 3.6, f"f-{cls}" if p.marked else f"hollow s-{cls}", title))
     return picture(width, height, label, parts + labels)
-
-
-@dataclass(frozen=True)
-class ForestRow:
-    """Better is to the right. ``margin``: the lowest value still counted as not worse (guards only)."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    margin: float | None = None
-
-
-def forest(
-    rows: Sequence[ForestRow],
-    label: str,
-    *,
-    reference: float = 0.0,
-    cls: str = "kto",
-    digits: int = 3,
-    width: int = 640,
-) -> Markup:
-    """One line per figure; the marker is filled when its interval excludes the reference, hollow when it holds it."""
-    bounds = [reference] + [b for r in rows for b in (r.low, r.high, r.margin if r.margin is not None else r.low)]
-    low, high = padded(bounds, 0.06)
-    left, right = width * 0.3, width - (150.0 if width >= 480 else 104.0)
-    height = 30 * len(rows) + 26
-
-    def x(value: float) -> float:
-        return left + (value - low) / (high - low) * (right - left)
-
-    parts = [line(x(reference), 4, x(reference), height - 22, "ref-l")]
-    parts += [text(x(tick), height - 6, signed(tick, 2), "mid") for tick in nice_ticks(low, high, 3)]
-    for index, r in enumerate(rows):
-        y = 18 + 30 * index
-        holds = r.low <= reference <= r.high
-        parts += [
-            text(0, y + 4, r.name, "t-ink t-12"),
-            line(x(r.low), y, x(r.high), y, f"s-{cls}", 2),
-            circle(x(r.value), y, 4.2, f"hollow s-{cls}" if holds else f"f-{cls}"),
-            text(width, y + 4, f"{signed(r.value, digits)}  {interval(r.low, r.high, digits)}", "end"),
-        ]
-        if r.margin is not None:
-            parts.append(line(x(r.margin), y - 9, x(r.margin), y + 9, "margin-l"))
-    return picture(width, height, label, parts)
 
 
 def interval_cell(
