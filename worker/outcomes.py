@@ -14,7 +14,7 @@ OUT_OF_MEMORY_WORDS = ("out of memory", "cannot allocate memory", "can't allocat
 REFUSED = 2
 """Exit code of a trainer that refused its spec: nothing was written, the last line names the field and the remedy."""
 MODEL_FIELDS = {"base_model", "init_adapter", "reference", "quantization", "lora"}
-DATA_FIELDS = {"snapshot_dir", "objective", "max_length", "long_rows", "allow_incomplete"}
+DATA_FIELDS = {"snapshot_dir", "objective", "max_length", "long_rows", "allow_incomplete", "data", "diversity_prompts"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,9 @@ def num_units(snapshot: Snapshot, config: AlignmentConfig) -> int:
     """What ``batch_size`` counts: rows, the desirable ones for SFT, pairs for DPO."""
     desirable, undesirable = train_counts(snapshot)
     if config.objective == "dpo":
-        return _pairs(snapshot).num_pairs
+        return _pairs(snapshot, config).num_pairs
+    if config.data == "paired":
+        return _pairs(snapshot, config).num_pairs * (1 if config.objective == "sft" else 2)
     return desirable if config.objective == "sft" else desirable + undesirable
 
 
@@ -55,8 +57,8 @@ def about_data(snapshot: Snapshot, facts: SnapshotFacts, config: AlignmentConfig
         found = [_error("one_class", text, remedy)]
     else:
         found = _about_classes(desirable, undesirable)
-        if config.objective == "dpo":
-            found += _about_pairs(_pairs(snapshot))
+        if config.objective == "dpo" or config.data == "paired":
+            found += _about_pairs(_pairs(snapshot, config), "objective" if config.objective == "dpo" else "data")
     if any(finding.level == "error" for finding in found):
         return found
     return [*found, *_about_batch(num_units(snapshot, config), config), *_about_dev(facts)]
@@ -67,6 +69,8 @@ def about_weights(snapshot: Snapshot, config: AlignmentConfig) -> list[Finding]:
     if config.objective in {"dpo", "sft"}:
         return []
     desirable, undesirable = train_counts(snapshot)
+    if config.data == "paired":
+        desirable = undesirable = _pairs(snapshot, config).num_pairs
     weights = resolve_weights(config, [True] * desirable + [False] * undesirable)
     if weights.ratio is None:
         return []
@@ -78,8 +82,8 @@ def about_weights(snapshot: Snapshot, config: AlignmentConfig) -> list[Finding]:
     return [Finding(level="warning", code="weights_outside", text=text, remedy=remedy, field="undesirable_weight")]
 
 
-def _pairs(snapshot: Snapshot) -> PairFacts:
-    return pair_facts(str(artifact_path(snapshot.path)))
+def _pairs(snapshot: Snapshot, config: AlignmentConfig) -> PairFacts:
+    return pair_facts(str(artifact_path(snapshot.path)), config.max_pairs_per_prompt)
 
 
 def _about_classes(desirable: int, undesirable: int) -> list[Finding]:
@@ -104,15 +108,15 @@ def _about_imitation(desirable: int, undesirable: int) -> list[Finding]:
     return found
 
 
-def _about_pairs(pairs: PairFacts) -> list[Finding]:
+def _about_pairs(pairs: PairFacts, field: str) -> list[Finding]:
+    other = "choose KTO" if field == "objective" else "train on all rows"
     if pairs.num_pairs == 0:
-        text = "No prompt of the training split has a desirable and an undesirable answer, so DPO has no pair."
-        return [_error("no_pairs", text, "Collect several answers to one prompt, or choose KTO.", field="objective")]
-    left = f"{pairs.num_left_out:,} rows of prompts with one label are left out"
+        text = "No prompt of the training split has a desirable and an undesirable answer, so there is no pair."
+        return [_error("no_pairs", text, f"Collect several answers to one prompt, or {other}.", field=field)]
+    left = f"{pairs.num_left_out:,} rows in no pair are left out"
     if pairs.num_pairs < FEW:
         text = f"Only {pairs.num_pairs} pairs to train on, {left}; results will be uncertain."
-        remedy = "Collect several answers to one prompt, or choose KTO, which takes every row."
-        return [_warning("few_pairs", text, remedy, field="objective")]
+        return [_warning("few_pairs", text, f"Collect several answers to one prompt, or {other}.", field=field)]
     return [Finding(level="ok", code="pairs", text=f"{pairs.num_pairs:,} pairs; {left}")]
 
 

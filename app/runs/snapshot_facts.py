@@ -65,21 +65,23 @@ class PairFacts:
     """What DPO makes of a training split."""
 
     num_pairs: int
-    """Of each prompt with both labels: the longer side once, the shorter one in turn."""
+    """Of each prompt with both labels: the longer side once, the shorter one in turn, as many as the settings allow."""
     num_left_out: int
-    """Rows whose prompt lacks a label."""
+    """Rows in no pair."""
 
 
 @lru_cache(maxsize=32)
-def pair_facts(folder: str) -> PairFacts:
+def pair_facts(folder: str, max_pairs: int) -> PairFacts:
     """Counted over all training rows. A snapshot never holds one completion of a prompt twice."""
     sides: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     with (Path(folder) / "train.jsonl").open(encoding="utf-8") as stream:
         for row in map(json.loads, stream):
             sides[content_hash(row["prompt"])][row["label"]] += 1
     return PairFacts(
-        num_pairs=sum(max(side) for side in sides.values() if all(side)),
-        num_left_out=sum(sum(side) for side in sides.values() if not all(side)),
+        num_pairs=sum(min(max(side), max_pairs) for side in sides.values() if all(side)),
+        num_left_out=sum(
+            sum(max(count - max_pairs, 0) for count in side) if all(side) else sum(side) for side in sides.values()
+        ),
     )
 
 

@@ -99,7 +99,7 @@ def policy_of(folder: Path, case: Case, kind: Kind, world: World) -> Policy:
 
 def split_of(policy: Policy, folder: Path, rows: list[Row], objective: Objective) -> ScoredSplit:
     cache = ReferenceCache(folder / f"cache-{policy.world.size}-{policy.sharded}-{policy.path}", "00" * 32)
-    units = form_units(rows, objective).units
+    units = form_units(rows, tiny.config(objective=objective)).units
     splits, _ = score_reference(
         policy,
         [SplitToScore(rows=rows, units=units)],

@@ -41,7 +41,7 @@ def scored(folder: Path, policy: Policy, rows: list[Row], objective: Objective =
     cache = ReferenceCache(folder / "cache", "00" * 32)
     (split,), _ = score_reference(
         policy,
-        [SplitToScore(rows=rows, units=form_units(rows, objective).units)],
+        [SplitToScore(rows=rows, units=form_units(rows, tiny.config(objective=objective)).units)],
         cache,
         max_length=128,
         token_budget=200,

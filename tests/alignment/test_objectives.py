@@ -41,7 +41,7 @@ def test_dpo_counts_pairs_and_tells_what_has_no_counterpart(tmp_path: Path) -> N
     assert started["total_steps"] == 3  # of 8 pairs
     assert started["attention"] == "SDPA per sequence, packed, shared prefixes"  # there is no KL pass
     assert (started["desirable_weight"], started["undesirable_weight"]) == (1.0, 1.0)
-    assert "18 of 54 rows have no counterpart and are left out." in texts(spec, "notice")
+    assert "18 of 54 rows are in no pair (4 a prompt at most) and are left out." in texts(spec, "notice")
     assert "The loss of dpo has no class weights: the ones set are not used." in texts(spec, "warning")
     metrics = told(spec, "metrics")[0]["data"]
     assert metrics["loss"] == pytest.approx(np.log(2), abs=1e-4)

@@ -101,7 +101,7 @@ def rated(prompts: int, desirable: int, undesirable: int, start: int = 0) -> lis
 @pytest.mark.parametrize(
     ("rows", "level", "code", "words"),
     [
-        (rated(60, 1, 0) + rated(60, 0, 1, start=1000), "error", "no_pairs", "DPO has no pair"),
+        (rated(60, 1, 0) + rated(60, 0, 1, start=1000), "error", "no_pairs", "there is no pair"),
         (rated(20, 1, 2) + rated(9, 1, 0, start=1000), "warning", "few_pairs", "Only 40 pairs to train on, 9 rows"),
         (rated(20, 1, 3) + rated(9, 0, 1, start=1000), "ok", "pairs", "60 pairs; 9 rows"),
         (rated(60, 1, 0), "error", "one_class", "DPO needs both classes"),

@@ -69,7 +69,7 @@ def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: Fal
         )
     check_rows(train, dev, config)
     check_positions([*train.rows, *dev.rows], config, model_config)
-    rows, units = used_rows(train.rows, form_units(train.rows, config.objective))
+    rows, units = used_rows(train.rows, form_units(train.rows, config))
     if not units.units:
         raise SpecError(_no_units(config))
     if manifest is not None:
@@ -273,10 +273,11 @@ def most_frequent(skipped: Sequence[SkippedRow]) -> str:
 
 
 def _no_units(config: AlignmentConfig) -> str:
-    if config.objective == "dpo":
+    if config.objective == "dpo" or config.data == "paired":
+        field, finds, use = ("objective", "dpo", "kto") if config.objective == "dpo" else ("data", "paired", "all")
         return (
-            "objective: dpo finds no prompt with a desirable and an undesirable completion; "
-            f"use kto, or {NEW_SNAPSHOT} with both"
+            f"{field}: {finds} finds no prompt with a desirable and an undesirable completion; "
+            f"use {use}, or {NEW_SNAPSHOT} with both"
         )
     return f"objective: sft finds no desirable row; {NEW_SNAPSHOT} with some"
 

@@ -22,7 +22,7 @@ from worker.alignment.reference import ReferenceCache, namespace, tokenizer_hash
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import environment_pins, pin_threads
 from worker.alignment.step import StepSettings, backward_step
-from worker.alignment.units import form_units
+from worker.alignment.units import each_row
 from worker.alignment.weights import resolve_weights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def prepare(
     pins = pins_of(policy, template, Path(spec.cache_dir), config)
     reference_key = namespace(**{name: str(pins[name]) for name in REFERENCE_PINS}, head="float32")
     progress("loading", 1, 1)
-    settings = StepSettings.of(config, resolve_weights(config, [row.label for row in train.rows]))
+    settings = StepSettings.of(config, resolve_weights(config, checked.units.labels(train.rows)))
     (train_split, dev_split), result = score_reference(
         policy,
         [
@@ -91,7 +91,7 @@ def prepare(
                 reference=settings.loss.needs_reference,
                 kl=settings.loss.needs_kl,
             ),
-            SplitToScore(rows=dev.rows, units=form_units(dev.rows, "kto").units),  # evaluated row by row
+            SplitToScore(rows=dev.rows, units=each_row(dev.rows)),
         ],
         ReferenceCache(Path(spec.cache_dir), reference_key),
         max_length=config.max_length,
@@ -138,8 +138,10 @@ def tell_rows(checked: Checked, config: AlignmentConfig, report: JsonlReporter) 
         )
     if left_out := checked.units.num_left_out:
         total = left_out + len(checked.train.rows)
-        why = "have no counterpart" if config.objective == "dpo" else "are undesirable"
-        report.notice(f"{left_out:,} of {total:,} rows {why} and are left out.", count=left_out)
+        paired = config.objective == "dpo" or config.data == "paired"
+        limit = f"in no pair ({config.max_pairs_per_prompt} a prompt at most)"
+        why = ("undesirable, or " if config.objective == "sft" else "") + limit if paired else "undesirable"
+        report.notice(f"{left_out:,} of {total:,} rows are {why} and are left out.", count=left_out)
     one_sided = len({row.label for row in checked.train.rows}) == 1
     if one_sided and config.objective != "sft":
         report.notice("All training rows have one label: both weights are 1. KTO works best with both.", warning=True)
