@@ -19,12 +19,13 @@ from worker.alignment import checkpoints
 from worker.alignment.base_model import load_causal_lm
 from worker.alignment.checkpoints import latest_valid_checkpoint, validate_checkpoint
 from worker.alignment.config import EvaluationSettings, LoraSettings
-from worker.alignment.data import heldout_rows, prompt_cases
+from worker.alignment.data import heldout_rows
 from worker.alignment.dataset import DEFAULT_CHAT_TEMPLATE, Encoder, Row, load_split
 from worker.alignment.errors import DivergedError
 from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
 from worker.alignment.evaluation.screen import screen
 from worker.alignment.prepare import pins_of
+from worker.alignment.prompts import prompt_cases
 from worker.alignment.train import classify
 
 SCREEN = EvaluationSettings(interval_steps=1, samples_per_prompt=2, max_new_tokens=4)

@@ -16,8 +16,9 @@ from typing import Any
 
 from worker.alignment.checkpoints import MANIFEST, Manifest, validate_checkpoint
 from worker.alignment.config import AlignmentConfig, TrainSpec
-from worker.alignment.dataset import Row, SkippedRow, Split, load_split, read_manifest
+from worker.alignment.dataset import Encoder, Row, SkippedRow, Split, load_split, read_manifest
 from worker.alignment.errors import CheckpointError, DataError, ModelError, SpecError, StopRequest
+from worker.alignment.prompts import PromptCase, prompt_cases, read_prompts
 from worker.alignment.resume import check_same_data, open_resume
 from worker.alignment.schedule import total_steps
 from worker.alignment.units import Units, form_units
@@ -38,6 +39,8 @@ class Checked:
     """Its rows are those that ``units`` use."""
     units: Units
     dev: Split
+    prompts: list[PromptCase]
+    """What diversity is sampled on: of the spec's file, else of the dev split."""
     snapshot_hash: str
     manifest: Manifest | None
     """Of the checkpoint to go on from."""
@@ -68,6 +71,13 @@ def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: Fal
             for name in ("train", "dev")
         )
     check_rows(train, dev, config)
+    encoder = Encoder(tokenizer, max_length=config.max_length, end_ids=end_ids)
+    with refused("diversity_prompts", "mend the file, or leave it out for the dev split's prompts"):
+        prompts = (
+            read_prompts(Path(spec.diversity_prompts), encoder)
+            if spec.diversity_prompts
+            else prompt_cases(dev.rows, encoder)
+        )
     check_positions([*train.rows, *dev.rows], config, model_config)
     rows, units = used_rows(train.rows, form_units(train.rows, config))
     if not units.units:
@@ -82,6 +92,7 @@ def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: Fal
         train=Split(rows, train.skipped),
         units=units,
         dev=dev,
+        prompts=prompts,
         snapshot_hash=snapshot_hash,
         manifest=manifest,
     )

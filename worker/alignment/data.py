@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worker.alignment.dataset import Encoder, Pair, Row
+from worker.alignment.dataset import Pair, Row
 from worker.alignment.errors import DivergedError, ModelError
 from worker.alignment.partners import kl_partners, mismatched_pair
 from worker.alignment.policy import Policy
@@ -16,7 +16,7 @@ from worker.alignment.reference import FloatArray, ReferenceCache, ReferenceLogp
 from worker.alignment.step import StepBatch
 
 if TYPE_CHECKING:
-    from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
+    from worker.alignment.evaluation.screen import HeldoutRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,18 +115,6 @@ def _mismatched(split: SplitToScore, max_length: int) -> tuple[list[int], list[P
     found = [(row, partner) for row, partner in partners if partner is not None]
     pairs = [mismatched_pair(rows[row], rows[partner], max_length=max_length) for row, partner in found]
     return [row for row, _ in found], pairs
-
-
-def prompt_cases(rows: Sequence[Row], encoder: Encoder) -> list[PromptCase]:
-    """The distinct prompts that have a category, in the order of the rows, cut to max_length as in training."""
-    from worker.alignment.evaluation.screen import PromptCase
-
-    distinct = {row.prompt_key: row for row in reversed(rows) if row.category}
-    return [
-        PromptCase(category=row.category, messages=row.messages, token_ids=tuple(token_ids))
-        for row in reversed(distinct.values())
-        if row.category and (token_ids := encoder.sampling_ids(row.messages))
-    ]
 
 
 def heldout_rows(policy: Policy, split: ScoredSplit, *, token_budget: int) -> HeldoutRows:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from worker.alignment.adapters import reference_identity
 from worker.alignment.checks import Checked, most_frequent
 from worker.alignment.config import AlignmentConfig, TrainSpec
-from worker.alignment.data import ScoredSplit, SplitToScore, prompt_cases, score_reference
-from worker.alignment.dataset import Encoder, Row, chat_template
+from worker.alignment.data import ScoredSplit, SplitToScore, score_reference
+from worker.alignment.dataset import Row, chat_template
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.planning import RunPlan, heaviest_units, plan_run, refine
 from worker.alignment.policy import Policy, load_policy, resolve_device
@@ -24,9 +24,6 @@ from worker.alignment.resume import environment_pins, pin_threads
 from worker.alignment.step import StepSettings, backward_step
 from worker.alignment.units import each_row
 from worker.alignment.weights import resolve_weights
-
-if TYPE_CHECKING:
-    from worker.alignment.evaluation.screen import PromptCase
 
 MAX_SKIPPED_SHOWN = 100
 REFERENCE_PINS = ("base", "tokenizer", "path", "backend", "dtype", "device", "reference")
@@ -40,8 +37,6 @@ class Prepared:
     policy: Policy
     train: ScoredSplit
     dev: ScoredSplit
-    prompts: list[PromptCase]
-    """Distinct dev prompts with a category: what diversity is sampled on."""
     settings: StepSettings
     """Of every step; the class weights resolved."""
     plan: RunPlan
@@ -113,12 +108,10 @@ def prepare(
     pins["recomputed_layers"] = plan.num_recomputed_layers
     if plan.num_recomputed_layers or measured is not None:
         report.notice(plan.reason, measured_bytes=measured and measured.peak_bytes, limit_bytes=plan.limit_bytes)
-    encoder = Encoder(policy.tokenizer, max_length=config.max_length, end_ids=checked.end_ids)
     return Prepared(
         policy=policy,
         train=train_split,
         dev=dev_split,
-        prompts=prompt_cases(dev.rows, encoder),
         settings=settings,
         plan=plan,
         reference_key=reference_key,

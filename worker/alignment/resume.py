@@ -73,15 +73,16 @@ def check_pins(before: dict[str, Any], now: dict[str, Any]) -> None:
         raise CheckpointError(f"The run cannot go on bit for bit: {text}; put it back, or start a new run.")
 
 
-def is_evaluated(checkpoint: Path) -> bool:
-    """Whether the attempt that a checkpoint lies in told of its evaluation."""
+def told_evaluation(checkpoint: Path) -> dict[str, Any] | None:
+    """What the attempt that a checkpoint lies in told of its evaluation; None where it did not come to that."""
     step = int(checkpoint.name.removeprefix("step-"))
     try:
         lines = (checkpoint.parent.parent / "events.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     except OSError:
-        return False
+        return None
     told = (json.loads(line) for line in lines if '"evaluation_finished"' in line)
-    return any(event["kind"] == "evaluation_finished" and event["step"] == step for event in told)
+    found = (e["data"] for e in told if e["kind"] == "evaluation_finished" and e["step"] == step)
+    return next(found, None)
 
 
 def adopt_checkpoint(source: Path, target: Path) -> SavedCheckpoint:

@@ -1,4 +1,5 @@
-"""Which checkpoints a run keeps: the best by held-out AUC, the last, and whatever bears a file named KEEP.
+"""Which checkpoints a run keeps: the best by held-out AUC, the last, the last without a critical alarm, and whatever bears
+a file named KEEP.
 
 Only the attempt's own folder is touched; what earlier attempts saved stays.
 """
@@ -34,11 +35,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def superfluous(folder: Path, scores: Mapping[int, float | None], keep_best: int) -> list[Path]:
+def superfluous(
+    folder: Path, scores: Mapping[int, float | None], keep_best: int, last_good: int | None = None
+) -> list[Path]:
     """Checkpoints in ``folder`` (an attempt's ``checkpoints/``) that can go, oldest first; none where 0 keeps all.
 
-    The newest valid one stays beside the best ``keep_best``; of equal scores the newer is better, and one that was
-    not evaluated stands behind those that were.
+    The newest valid one and that of step ``last_good`` stay beside the best ``keep_best``; of equal scores the newer is
+    better, and one that was not evaluated stands behind those that were.
     """
     found = sorted(folder.glob("step-*"), key=step_of)
     if keep_best == 0 or len(found) <= keep_best:
@@ -50,7 +53,8 @@ def superfluous(folder: Path, scores: Mapping[int, float | None], keep_best: int
 
     last = latest_valid_checkpoint(folder)
     best = sorted((path for path in found if path != last), key=rank, reverse=True)[:keep_best]
-    return [path for path in found if path != last and path not in best and not (path / KEEP).exists()]
+    spared = {last, *best, *(path for path in found if step_of(path) == last_good)}
+    return [path for path in found if path not in spared and not (path / KEEP).exists()]
 
 
 def hide_checkpoint(path: Path) -> Path | None:
@@ -69,6 +73,7 @@ class Keeper:
     def __init__(self, attempt_dir: Path, keep_best: int, report: JsonlReporter) -> None:
         self._attempt_dir, self._keep_best, self._report = attempt_dir, keep_best, report
         self._scores: dict[int, float | None] = {}
+        self._last_good: int | None = None
 
     def save(self, manifest: Manifest, model: Any, optimizer: Any) -> None:
         path = checkpoint_path(self._attempt_dir, manifest.step)
@@ -80,10 +85,12 @@ class Keeper:
 
     def evaluated(self, step: int, result: EvaluationResult) -> None:
         self._scores[step] = score_of(result)
+        if all(alarm.level != "critical" for alarm in result.alarms):
+            self._last_good = step
 
     def tidy(self) -> None:
-        """Remove what is neither among the best nor the last nor kept by name."""
-        for path in superfluous(self._attempt_dir / "checkpoints", self._scores, self._keep_best):
+        """Remove what is neither among the best nor the last nor the last good one nor kept by name."""
+        for path in superfluous(self._attempt_dir / "checkpoints", self._scores, self._keep_best, self._last_good):
             if hidden := hide_checkpoint(path):
                 told = CheckpointRemoved(step=step_of(path), path=str(path.relative_to(self._attempt_dir)))
                 self._report.emit("checkpoint_removed", told.step, told)

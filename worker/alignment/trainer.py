@@ -18,12 +18,14 @@ from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSp
 from worker.alignment.data import heldout_rows
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import DivergedError, StopRequest, is_out_of_memory
-from worker.alignment.events import EvaluationResult, Progress, RunFinished, RunStarted
+from worker.alignment.evaluation.looks import alarms_in, previous_look
+from worker.alignment.events import Alarm, EvaluationResult, Progress, RunFinished, RunStarted
 from worker.alignment.memory_plan import DoesNotFitError
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
 from worker.alignment.reporters import JsonlReporter
-from worker.alignment.resume import check_pins, is_evaluated
+from worker.alignment.prompts import PromptCase
+from worker.alignment.resume import check_pins, told_evaluation
 from worker.alignment.retention import Keeper
 from worker.alignment.sampler import Sampler
 from worker.alignment.schedule import learning_rate, total_steps
@@ -31,7 +33,7 @@ from worker.alignment.sharding import on_main
 from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step, step_metrics
 
 if TYPE_CHECKING:
-    from worker.alignment.evaluation.screen import HeldoutRows, PromptCase
+    from worker.alignment.evaluation.screen import HeldoutRows
 
 MAX_BAD_STEPS = 3
 """So many steps in a row without a finite gradient end the run as diverged."""
@@ -53,6 +55,7 @@ class EvaluateFn(Protocol):
         reference_cache: Path,
         attempt_dir: Path,
         reference_key: str,
+        previous: EvaluationResult | None,
         on_progress: Callable[[int, int], None],
     ) -> EvaluationResult: ...
 
@@ -110,23 +113,26 @@ class Trainer:
         self.saved_step = -1
         self.clamped_steps = 0
         self.bad_steps = 0
+        self.paused = ""
 
     def run(self) -> RunFinished:
         try:
             self._start()
-            while self.step < self.total:
+            while self.step < self.total and not self.paused:
                 self._train_step()
                 if self._is_due(self.step):
                     self._save()
                     self._evaluate()
                     if self.world.is_main:
                         self.keeper.tidy()
-                if self.world.any(self.should_stop()) and self.step < self.total:
+                if self.world.any(self.should_stop()) and self.step < self.total and not self.paused:
                     raise StopRequest
         except StopRequest:
             if self.step > 0 and self.step != self.saved_step:
                 self._save()
             return RunFinished(status="stopped", message=f"Stopped after step {self.step}.")
+        if self.paused:
+            return RunFinished(status="paused", message=self.paused)
         return RunFinished(status="succeeded", message=f"Finished {self.total} steps.")
 
     # The start -----------------------------------------------------------------------------------------------------
@@ -161,11 +167,19 @@ class Trainer:
         self.bad_steps = int(manifest.progress["bad_steps"])
 
     def _finish_interrupted_checkpoint(self, source: Path, manifest: Manifest) -> None:
-        """An attempt may have ended between saving and evaluating: the checkpoint is told of again and evaluated."""
-        if self._is_due(self.step) and not self.world.broadcast(is_evaluated(source)):
-            if self.world.is_main:
-                self.keeper.adopt(source, manifest)
-            self._evaluate()
+        """An attempt may have ended between saving and evaluating: the checkpoint is told of again and evaluated.
+
+        Or between evaluating and pausing: then this one pauses.
+        """
+        if not self._is_due(self.step):
+            return
+        told = self.world.broadcast(told_evaluation(source))
+        if told is not None:
+            self._pause_on(alarms_in(told))
+            return
+        if self.world.is_main:
+            self.keeper.adopt(source, manifest)
+        self._evaluate()
 
     def _tell_start(self) -> None:
         model = self.policy.model
@@ -264,7 +278,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it stands and leave no trace in it: random states are put back."""
-        if not self.prepared.dev.rows:
+        if not self.prepared.dev.rows and not self.checked.prompts:
             return
         self._progress("evaluating", 0, 1)
         before = rng_state()
@@ -277,6 +291,16 @@ class Trainer:
         if result is not None:
             self.report.emit("evaluation_finished", self.step, result)
             self.keeper.evaluated(self.step, result)
+        self._pause_on(result.alarms if result is not None else [])
+
+    def _pause_on(self, alarms: Sequence[Alarm]) -> None:
+        """Every process does what rank 0 has seen: end here for a critical alarm that no one has decided about."""
+        if not self.config.evaluation.pause_on_alarm:
+            return
+        known = self.spec.acknowledged_alarms
+        texts = [alarm.text for alarm in alarms if alarm.level == "critical" and alarm.kind not in known]
+        more = f" And {len(texts) - 1} more." if len(texts) > 1 else ""
+        self.paused = self.world.broadcast(f"Paused at step {self.step}: {texts[0]}{more}" if texts else "")
 
     def _screen(self, heldout: HeldoutRows) -> EvaluationResult:
         return self.evaluate_fn(
@@ -284,12 +308,15 @@ class Trainer:
             tokenizer=self.policy.tokenizer,
             heldout=heldout,
             beta=self.config.beta,
-            prompts=self.prepared.prompts,
+            prompts=self.checked.prompts,
             settings=self.config.evaluation,
             step=self.step,
             reference_cache=Path(self.spec.cache_dir) / "samples",
             attempt_dir=Path(self.spec.attempt_dir),
             reference_key=self.prepared.reference_key,
+            previous=previous_look(
+                Path(self.spec.attempt_dir), Path(resumed) if (resumed := self.spec.resume_from) else None, self.step
+            ),
             on_progress=lambda done, total: self._progress("evaluating", done, total, together=False),
         )
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,11 @@ from worker.alignment.evaluation.diversity import PromptSamples, SampledText, di
 from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result
 from worker.alignment.events import EvaluationResult
 from worker.alignment.generate import Sample, Sampling, end_token_ids, generate
+from worker.alignment.prompts import PromptCase
 
 __all__ = ["HeldoutRows", "PromptCase", "reference_samples", "screen", "select_prompts"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCase:
-    category: str
-    messages: list[dict[str, Any]]
-    token_ids: tuple[int, ...]
-    """The rendered prompt, ready to be continued."""
 
 
 def screen(
@@ -43,6 +36,7 @@ def screen(
     attempt_dir: Path,
     reference_key: str,
     on_progress: Progress,
+    previous: EvaluationResult | None = None,
 ) -> EvaluationResult:
     """Evaluate the peft ``model`` as it is now against the reference (``adapters.reference_mode``).
 
