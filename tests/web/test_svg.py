@@ -33,7 +33,7 @@ CHARTS: dict[str, Callable[[], Markup]] = {
         [svg.ForestRow("AUC", 0.01, 0.002, 0.02), svg.ForestRow("Safety", 0, -0.01, 0.01, -0.02)], "KTO against DPO"
     ),
     "forest compact": lambda: svg.forest(
-        [svg.ForestRow("Returns & <b>", 0.6, 0.5, 0.7)], "x", reference=0.5, share=True, compact=True, width=340
+        [svg.ForestRow("Returns & <b>", 0.6, 0.5, 0.7)], "Win rate", reference=0.5, share=True, compact=True, width=340
     ),
     "forest empty": lambda: svg.forest([], "No figure"),
     "calibration": lambda: svg.calibration([KTO, DPO], "Calibration"),
