@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from app.core.errors import NotFoundError
 from app.core.pagination import Page, page_of
+from app.evaluations.service import FULL
 from app.models import Evaluation, EvaluationCategory, EvaluationSample, Run
 from app.runs.curves import held_out_auc
 
@@ -28,15 +29,14 @@ def evaluated_run(db: Session, project_id: int, run_id: int) -> Run:
 
 
 def evaluations_of(db: Session, run: Run) -> list[Evaluation]:
-    """By step. As many as the run has checkpoints."""
-    return list(
-        db.scalars(
-            select(Evaluation)
-            .options(joinedload(Evaluation.checkpoint))
-            .where(Evaluation.project_id == run.project_id, Evaluation.run_id == run.id)
-            .order_by(Evaluation.step)
-        )
+    """By step, one a checkpoint: the full evaluation where there is one. As many as the run has checkpoints."""
+    rows = db.scalars(
+        select(Evaluation)
+        .options(joinedload(Evaluation.checkpoint))
+        .where(Evaluation.project_id == run.project_id, Evaluation.run_id == run.id)
+        .order_by(Evaluation.step, Evaluation.kind == FULL, Evaluation.id)
     )
+    return list({row.step: row for row in rows}.values())
 
 
 def auc_of(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
-from app.core.errors import NotFoundError
 from app.core.pagination import int_cursor
 from app.evaluations import charts, queries, words
-from app.models import Evaluation, EvaluationCategory, Run
+from app.evaluations.frame import frame_of
+from app.models import Evaluation, EvaluationCategory
 from app.runs.curves import SIMILARITY_MARGIN
 from app.web.templating import render
 
@@ -33,7 +33,7 @@ def list_runs(request: Request, viewer: CanView, db: Db, before: str | None = No
 
 @router.get("/{run_id:int}")
 def overview(request: Request, viewer: CanView, db: Db, run_id: int) -> Response:
-    context = _shared(db, viewer, run_id, "")
+    context = frame_of(db, viewer.project.id, run_id, "").context()
     shown: Evaluation | None = context["shown"]
     return render(
         request,
@@ -53,7 +53,7 @@ def diversity(
     sort: Literal["effect", "name", "distinct"] = "effect",
     after: str = "",
 ) -> Response:
-    context = _shared(db, viewer, run_id, "diversity", step)
+    context = frame_of(db, viewer.project.id, run_id, "diversity", step, last=True).context()
     evaluations: list[Evaluation] = context["evaluations"]
     shown: Evaluation | None = context["shown"]
     curves = queries.category_curves(db, evaluations)
@@ -92,7 +92,7 @@ def completions(
     category: str = "",
     after: str | None = None,
 ) -> Response:
-    context = _shared(db, viewer, run_id, "completions", step)
+    context = frame_of(db, viewer.project.id, run_id, "completions", step).context()
     shown: Evaluation | None = context["shown"]
     address: dict[str, Any] = {"step": shown.step if shown else "", "category": category}
     samples = queries.samples_side_by_side(db, shown, category=category, after=int_cursor(after)) if shown else None
@@ -114,19 +114,6 @@ def completions(
             "num_prompts": queries.num_prompts(db, shown, category) if shown else 0,
         },
     )
-
-
-def _shared(db: Db, viewer: Viewer, run_id: int, tab: str, step: int | None = None) -> dict[str, Any]:
-    """What all pages of a run show. The checkpoint shown is the one asked for, else the best, else the last."""
-    run: Run = queries.evaluated_run(db, viewer.project.id, run_id)
-    evaluations = queries.evaluations_of(db, run)
-    best = queries.best_of(evaluations)
-    shown = best or (evaluations[-1] if evaluations else None)
-    if step is not None:
-        shown = next((item for item in evaluations if item.step == step), None)
-        if shown is None:
-            raise NotFoundError(f"Step {step} of {run.name} was not evaluated.")
-    return {"run": run, "evaluations": evaluations, "best": best, "shown": shown, "tab": tab}
 
 
 def _category_rows(
