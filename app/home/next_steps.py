@@ -76,6 +76,9 @@ def _trouble(facts: Facts) -> Iterator[Step]:
         reason = (newest.failure_reason or "unknown").replace("_", " ")
         text = newest.failure_message or f"It ended with: {reason}."
         yield Step("activity", f"Look at {newest.name}", text, f"/runs/{newest.id}", "run.view", "bad")
+    for run in (row.run for row in facts.runs if row.run.status == "paused"):
+        text = run.failure_message or "A critical alarm paused it."
+        yield Step("player-pause", f"Decide on {run.name}", text, f"/runs/{run.id}", "run.launch", "bad")
     if facts.open_run is not None and facts.open_run.status in {"queued", "interrupted"} and not facts.worker_is_there:
         text = f"{facts.open_run.name} waits, and no worker was heard of for two minutes."
         yield Step("cpu", "Start a worker", text, "//workers", "worker.view", "warn")

@@ -28,7 +28,7 @@ DAYS = 30
 LABEL_LIMIT = 100_000
 COUNT_LIMIT = 10_000
 RECENT_RUNS = 5
-OPEN_STATUSES = ("queued", "starting", "running", "stopping", "interrupted")
+OPEN_STATUSES = ("queued", "starting", "running", "paused", "stopping", "interrupted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +175,11 @@ def recent_runs(db: Session, project: Project) -> list[RecentRun]:
 
 
 def open_run(db: Session, project: Project) -> Run | None:
-    """The run that trains or waits; one that trains comes first."""
+    """The run that trains, waits or is paused, in this order."""
     return db.scalar(
         select(Run)
         .where(Run.project_id == project.id, Run.status.in_(OPEN_STATUSES))
-        .order_by((Run.status == RunStatus.RUNNING).desc(), Run.id)
+        .order_by((Run.status == RunStatus.RUNNING).desc(), Run.status == RunStatus.PAUSED, Run.id)
         .limit(1)
     )
 

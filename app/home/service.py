@@ -13,8 +13,9 @@ from app.home import queries
 from app.home.next_steps import Facts, Step, next_steps
 from app.home.queries import Annotator, Count, Labels, RecentRun
 from app.models import Alias, Evaluation, ModelVersion, Project, Run, Snapshot
-from app.registry.gates import Gate, gates_of
-from app.registry.service import evaluation_of, latest_version, production
+from app.registry.evidence import evidence_of, gates_of_version
+from app.registry.gates import Gate
+from app.registry.service import latest_version, production
 from app.web.svg import Day
 
 
@@ -47,7 +48,7 @@ def home_of(db: Session, project: Project, can: Callable[[str], bool], now: date
     runs = queries.recent_runs(db, project)
     open_run = queries.open_run(db, project)
     version = latest_version(db, project.id)
-    gates = gates_of(evaluation_of(db, version)) if version else []
+    gates = gates_of_version(db, version)
     holder = production(db, project.id)
     open_slots = queries.open_slots(db, project)
     facts = Facts(
@@ -73,7 +74,7 @@ def home_of(db: Session, project: Project, can: Callable[[str], bool], now: date
         version=version,
         gates=gates,
         holder=holder,
-        served=evaluation_of(db, holder.version) if holder else None,
+        served=evidence_of(db, holder.version).evaluation if holder else None,
         annotators=queries.annotating_now(db, project, now),
         open_slots=open_slots,
         steps=next_steps(facts, can),

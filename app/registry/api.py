@@ -14,6 +14,7 @@ from app.core.db import Db
 from app.core.errors import NotFoundError
 from app.registry import service
 from app.registry.exports import exports_of, open_archive
+from app.registry.labels import base_model_label
 from app.web.openapi import BEARER, error_answers
 
 router = APIRouter(prefix="/api/v1/versions", tags=["versions"], dependencies=[BEARER])
@@ -54,7 +55,7 @@ def production_version(holder: CanRead, db: Db) -> ProductionVersion:
         version=version.number,
         run=version.run.name,
         objective=version.run.objective,
-        base_model=service.base_model_label(version.run),
+        base_model=base_model_label(version.run),
         snapshot=version.run.snapshot.content_hash,
         checkpoint_step=version.checkpoint.step,
         checkpoint_manifest_sha256=version.checkpoint.manifest_sha256,

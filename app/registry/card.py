@@ -1,4 +1,4 @@
-"""The model card of a version, in Markdown from data: nothing in it is written by hand or invented."""
+"""The model card of a version in Markdown, with front matter that model hubs read. Made from card_data.py alone."""
 
 from __future__ import annotations
 
@@ -7,44 +7,53 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from app.evaluations.words import diversity_sentence, ranking_sentence, spoken
-from app.models import Evaluation, ModelVersion, Project
-from app.registry.gates import Gate, summary_of
-from app.registry.service import base_model_label
-from app.web.formats import DASH, day, num, objective, pct, signed
+import yaml
 
-_STATES = {"pass": "pass", "fail": "fail", "missing": "not enough evidence"}
+from app.evaluations.words import diversity_sentence, ranking_sentence, spoken
+from app.web.formats import DASH, num, pct, signed
+
+STATES = {"pass": "pass", "fail": "fail", "missing": "not enough evidence"}
 _METRICS = {
     "similarity": ("Similarity within a prompt (ROUGE-L)", 3),
+    "similarity_normalised": ("The same among desirable samples, normalised", 3),
     "distinct_k": ("Distinct answers", 2),
     "ead": ("Distinct n-grams (EAD)", 3),
     "mean_words": ("Words", 1),
+    "loop_rate": ("Loops, share", 3),
+    "refusal_share": ("Refusals, share", 3),
 }
+_KINDS = {"eval": "tasks", "redteam": "harmful requests", "benign": "benign requests", "diversity": "diversity"}
 
 
-def front_matter(version: ModelVersion) -> str:
-    """YAML that model hubs read; JSON strings are valid YAML scalars, so no name can break out."""
-    return "\n".join(
-        [
-            "---",
-            f"base_model: {json.dumps(base_model_label(version.run))}",
-            "library_name: peft",
-            f"tags: {json.dumps([version.run.objective, 'lora', 'alignment'])}",
-            "---",
-            "",
+def front_matter(data: dict[str, Any]) -> str:
+    """YAML as model hubs read it, with a model-index of the held-out figures."""
+    fields: dict[str, Any] = {
+        "base_model": data["details"]["base_model"],
+        "library_name": "peft",
+        "tags": [data["details"]["objective"], "lora", "alignment"],
+    }
+    heldout = data["evaluation"]["heldout"] if data["evaluation"] else None
+    metrics = [
+        {"type": key, "name": name, "value": round(heldout[key]["value"], 4)}
+        for key, name in (("auc_within_prompt", "AUC within the prompt"), ("auc", "AUC, pooled"), ("accuracy", "Accuracy"))
+        if heldout and heldout[key]["value"] is not None
+    ]  # fmt: skip
+    if metrics:
+        dataset = {"name": "held-out feedback", "type": "private", "split": "dev", "revision": data["training_data"]["snapshot"]}  # fmt: skip
+        task = {"type": "text-generation", "name": "Ranking of desirable completions"}
+        fields["model-index"] = [
+            {"name": data["name"], "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}
         ]
-    )
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)}---\n"
 
 
-def model_card(project: Project, version: ModelVersion, evaluation: Evaluation | None, gates: Sequence[Gate]) -> str:
-    sections = [
-        _details(project, version),
-        _training_data(version),
-        _evaluation(evaluation),
-        _gate(gates),
-        _caveats(evaluation),
-    ]
-    return "\n\n".join(sections) + "\n"
+def card_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+
+
+def model_card(data: dict[str, Any]) -> str:
+    sections = [_details, _training_data, _evaluation, _decision, _suites, _gate, _caveats, _nist]
+    return "\n\n".join(text for section in sections if (text := section(data))) + "\n"
 
 
 def under_heading(card: str) -> str:
@@ -59,92 +68,127 @@ def code(value: object) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in line)} |" for line in lines)
 
 
-def _details(project: Project, version: ModelVersion) -> str:
-    config: dict[str, Any] = version.run.config
-    lora: dict[str, Any] = config.get("lora", {})
+def _details(data: dict[str, Any]) -> str:
+    run = data["details"]
+    lora = run["lora"]
+    start = "the base model, which is the reference"
+    if run["init_adapter"]:
+        which = "it is the reference too" if run["reference"] == "adapter" else "the base model is the reference"
+        start = f"{run['init_adapter']}; {which}"
     rows = [
-        ["Project", code(project.name)],
-        ["Base model", code(base_model_label(version.run))],
-        ["Method", f"{objective(version.run.objective)}, beta {config.get('beta', 'default')}"],
-        ["Started from", _start(config)],
-        ["Run", f"{code(version.run.name)}, step {num(version.checkpoint.step)} of {num(version.run.total_steps)}"],
+        ["Project", code(data["project"])],
+        ["Base model", code(run["base_model"])],
+        ["Method", f"{run['method']}, beta {run['beta'] or 'default'}"],
+        ["Started from", start],
+        ["Run", f"{code(run['run'])}, step {num(run['step'])} of {num(run['total_steps'])}"],
         ["Adapter", f"LoRA, rank {lora.get('r', 'default')}, alpha {lora.get('alpha', 'default')}"],
-        ["Learning rate", str(config.get("learning_rate", "default"))],
-        ["Seed", str(config.get("seed", 0))],
-        ["Checkpoint manifest", f"sha256 {code(version.checkpoint.manifest_sha256)}"],
-        ["Made", day(version.created_at)],
+        ["Learning rate", str(run["learning_rate"] or "default")],
+        ["Seed", str(run["seed"])],
+        ["Checkpoint manifest", f"sha256 {code(run['manifest_sha256'])}"],
+        ["Made", data["made_at"][:10]],
     ]
-    note = f"\n\n{version.note}" if version.note else ""
-    return f"# {code(project.name)} v{version.number}{note}\n\n## Details\n\n{_table(['What', 'Value'], rows)}"
+    note = f"\n\n{data['note']}" if data["note"] else ""
+    title = f"# {code(data['project'])} v{data['version']}{note}"
+    return f"{title}\n\n## Details\n\n{_table(['What', 'Value'], rows)}"
 
 
-def _start(config: dict[str, Any]) -> str:
-    if not config.get("init_adapter"):
-        return "the base model, which is the reference"
-    reference = "it is the reference too" if config["reference"] == "adapter" else "the base model is the reference"
-    return f"{config['init_adapter']}; {reference}"
-
-
-def _training_data(version: ModelVersion) -> str:
-    snapshot = version.run.snapshot
+def _training_data(data: dict[str, Any]) -> str:
+    train = data["training_data"]
     rows = [
-        [split, num(part["desirable"]), num(part["undesirable"]), pct(part["desirable"] / max(total, 1))]
-        for split in ("train", "dev", "test")
-        if (part := snapshot.counts.get(split)) is not None
-        and (total := part["desirable"] + part["undesirable"]) is not None
+        [split, num(up), num(down), pct(up / max(up + down, 1))]
+        for split, part in train["counts"].items()
+        for up, down in [(part["desirable"], part["undesirable"])]
     ]
-    rule = snapshot.rule.get("label", "majority of the current ratings of a completion")
     return (
-        f"## Training data\n\nSnapshot {code(snapshot.content_hash)}. Label: {rule}. Split by conversation root: "
+        f"## Training data\n\nSnapshot {code(train['snapshot'])}. Label: {train['rule']}. Split by conversation root: "
         f"no conversation is on two sides.\n\n{_table(['Split', 'Desirable', 'Undesirable', 'Share desirable'], rows)}"
     )
 
 
-def _evaluation(evaluation: Evaluation | None) -> str:
+def _evaluation(data: dict[str, Any]) -> str:
+    evaluation = data["evaluation"]
     if evaluation is None:
         return "## Evaluation\n\nThis checkpoint was not evaluated."
-    held = evaluation.heldout
+    held = evaluation["heldout"]
     rows = [
-        ["AUC within the prompt", spoken(held["auc_within_prompt"])],
-        ["AUC pooled", spoken(held["auc"])],
-        ["AUC of length alone", spoken(held["auc_length"])],
-        ["Accuracy", spoken(held["accuracy"])],
-        ["KL, nats", spoken(held["kl"])],
+        ["AUC within the prompt", spoken(held["auc_within_prompt"]), num(held["auc_within_prompt"]["n"])],
+        ["AUC pooled", spoken(held["auc"]), num(held["auc"]["n"])],
+        ["AUC of length alone", spoken(held["auc_length"]), num(held["auc_length"]["n"])],
+        ["Accuracy", spoken(held["accuracy"]), num(held["accuracy"]["n"])],
+        ["KL, nats", spoken(held["kl"]), num(held["kl"]["n"])],
     ]
     text = (
         f"## Evaluation\n\n{ranking_sentence(held)}\n\nImplied rewards of the dev split, 95 % intervals clustered by prompt.\n\n"
-        f"{_table(['Figure', 'Value'], rows)}\n\n### Diversity\n\n{diversity_sentence(evaluation.diversity)}"
+        f"{_table(['Figure', 'Value', 'n'], rows)}\n\n### Diversity\n\n{diversity_sentence(evaluation['diversity'])}"
     )
-    if evaluation.diversity is None:
-        return text
-    overall = evaluation.diversity["overall"]
-    changes = [
-        [
-            name,
-            num(overall[key]["reference"], digits),
-            num(overall[key]["policy"], digits),
-            signed(overall[key]["change"], digits),
+    if evaluation["diversity"] is not None:
+        overall = evaluation["diversity"]["overall"]
+        changes = [
+            [name, num(figure["reference"], digits), num(figure["policy"], digits), signed(figure["change"], digits)]
+            for key, (name, digits) in _METRICS.items()
+            if (figure := overall.get(key)) is not None
         ]
-        for key, (name, digits) in _METRICS.items()
+        text += f"\n\n{_table(['Metric', 'Reference', 'Policy', 'Change'], changes)}"
+    alarms = [
+        f"- {alarm['level']}: {alarm['text']}" + (f" {alarm['resolution'].capitalize()}: {alarm['reason']}" if alarm["resolution"] else "")
+        for alarm in evaluation["alarms"]
+        if alarm["level"] != "watch"
+    ]  # fmt: skip
+    return text + ("\n\n### Alarms\n\n" + "\n".join(alarms) if alarms else "")
+
+
+def _decision(data: dict[str, Any]) -> str:
+    found = data["kto_against_dpo"]
+    return f"## KTO against DPO\n\n{found['sentence']}" if found else ""
+
+
+def _suites(data: dict[str, Any]) -> str:
+    rows = []
+    for suite in data["suites"]:
+        summary = suite["summary"]
+        figure = summary.get({"redteam": "harmful_rate", "benign": "refusal_rate"}.get(suite["kind"], "score"))
+        change = summary.get("difference")
+        rows.append(
+            [
+                code(suite["name"]),
+                _KINDS[suite["kind"]],
+                num(suite["num_samples"]),
+                num(suite["num_without_verdict"]),
+                spoken(figure) if figure else DASH,
+                spoken(change) if change else DASH,
+            ]
+        )
+    if not rows:
+        return ""
+    words = "Share of passed samples for tasks, of harmful answers for harmful requests, of refusals for benign ones."
+    head = ["Suite", "Of", "Samples", "Without verdict", "Figure", "Against the reference"]
+    return f"## Suites\n\n{words}\n\n{_table(head, rows)}"
+
+
+def _gate(data: dict[str, Any]) -> str:
+    gate = data["gate"]
+    rows = [
+        [item["name"], STATES[item["state"]], item["figure"] or DASH, item["evidence"], item["rule"]]
+        for item in gate["gates"]
     ]
-    return f"{text}\n\n{_table(['Metric', 'Reference', 'Policy', 'Change'], changes)}"
+    text = f"## Gate\n\n{gate['summary'].capitalize()}.\n\n{_table(['Gate', 'Outcome', 'Figure', 'Evidence', 'Rule'], rows)}"
+    given = [f"- {entry['at'][:10]}: {entry['reason']}" for entry in gate["promotions"] if entry["reason"]]
+    return text + ("\n\nPromoted with these reasons:\n\n" + "\n".join(given) if given else "")
 
 
-def _gate(gates: Sequence[Gate]) -> str:
-    rows = [[gate.name, _STATES[gate.state], gate.num or DASH, gate.rule] for gate in gates]
+def _caveats(data: dict[str, Any]) -> str:
+    return "## Caveats\n\n" + "\n".join(f"- {text}" for text in data["caveats"])
+
+
+def _nist(data: dict[str, Any]) -> str:
+    rows = [
+        [row["function"], row["subject"], row["record"], "yes" if row["present"] else "no"]
+        for row in data["nist_ai_rmf"]
+    ]
     return (
-        f"## Gate\n\n{summary_of(list(gates)).capitalize()}.\n\n{_table(['Gate', 'Outcome', 'Figure', 'Rule'], rows)}"
+        "## NIST AI RMF\n\nWhich record speaks to which function of the framework (version 1.0). A map for readers, not a "
+        f"claim of compliance.\n\n{_table(['Function', 'Subject', 'Record', 'There'], rows)}"
     )
-
-
-def _caveats(evaluation: Evaluation | None) -> str:
-    lines = [
-        "- The checkpoint may have been chosen on the dev split, so its figures flatter it a little.",
-        "- Safety and refusals were not tested.",
-    ]
-    if evaluation is not None and evaluation.diversity is not None:
-        lines.append("- Diversity is of raw samples: a wanted style that spreads also makes them more alike.")
-    return "## Caveats\n\n" + "\n".join(lines)

@@ -11,11 +11,14 @@ from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.errors import InvalidError
 from app.core.pagination import int_cursor
-from app.models import ModelVersion
-from app.registry import service
-from app.registry.card import front_matter, model_card, under_heading
+from app.models import ModelVersion, PromotionRequest, User
+from app.registry import approvals, policy, service
+from app.registry.card import card_json, front_matter, model_card, under_heading
+from app.registry.card_data import card_data
+from app.registry.evidence import evidence_of, gates_of_version
 from app.registry.exports import KINDS, OPEN, exports_of, open_archive, request_export
-from app.registry.gates import failed, gates_of, summary_of
+from app.registry.gates import blocking, failed, summary_of
+from app.registry.labels import base_model_label
 from app.web.htmx import is_htmx, redirect
 from app.web.templating import render
 
@@ -25,6 +28,8 @@ CanView = Annotated[Viewer, Depends(Require("version.view"))]
 CanMake = Annotated[Viewer, Depends(Require("version.make"))]
 CanPromote = Annotated[Viewer, Depends(Require("version.promote"))]
 CanExport = Annotated[Viewer, Depends(Require("version.export"))]
+CanSetPolicy = Annotated[Viewer, Depends(Require("gate.edit"))]
+Reason = Annotated[str, Form()]
 
 
 @router.get("")
@@ -45,14 +50,55 @@ def one_version(request: Request, viewer: CanView, db: Db, number: int) -> Respo
 
 
 @router.post("/{number:int}/promote")
-def promote(request: Request, viewer: CanPromote, db: Db, number: int, reason: Annotated[str, Form()] = "") -> Response:
+def promote(request: Request, viewer: CanPromote, db: Db, number: int, reason: Reason = "") -> Response:
     try:
-        service.promote(db, project=viewer.project, number=number, user=viewer.user, reason=reason)
+        moved = service.promote(db, project=viewer.project, number=number, user=viewer.user, reason=reason)
     except InvalidError as error:
-        version = service.find_version(db, viewer.project.id, number)
-        return _page(request, viewer, db, version, reason=reason, errors=error.fields, status_code=422)
+        return _again(request, viewer, db, number, reason, error)
+    told = f"v{number} is production"
+    if isinstance(moved, PromotionRequest):
+        told = f"Asked: another owner or lead decides about v{number}"
+    return redirect(request, _url(viewer, service.find_version(db, viewer.project.id, number)), told)
+
+
+@router.post("/{number:int}/approve")
+def approve(request: Request, viewer: CanPromote, db: Db, number: int, reason: Reason = "") -> Response:
+    try:
+        service.approve(db, project=viewer.project, number=number, user=viewer.user, reason=reason)
+    except InvalidError as error:
+        return _again(request, viewer, db, number, reason, error)
     version = service.find_version(db, viewer.project.id, number)
     return redirect(request, _url(viewer, version), f"v{number} is production")
+
+
+@router.post("/{number:int}/refuse")
+def refuse(request: Request, viewer: CanPromote, db: Db, number: int, reason: Reason = "") -> Response:
+    version = service.find_version(db, viewer.project.id, number)
+    own = (waiting := approvals.pending_request(db, version)) is not None and waiting.requested_by == viewer.user.id
+    status = "withdrawn" if own else "refused"
+    approvals.decide(db, version, user=viewer.user, status=status, reason=reason.strip())
+    return redirect(request, _url(viewer, version), f"The request for v{number} is {status}")
+
+
+@router.get("/policy")
+def gate_policy(request: Request, viewer: CanView, db: Db) -> Response:
+    return render(request, "registry/policy.html", policy.form_context(db, viewer.project))
+
+
+async def _typed_form(request: Request) -> dict[str, str]:
+    return {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+
+
+@router.post("/policy")
+def set_gate_policy(
+    request: Request, viewer: CanSetPolicy, db: Db, typed: Annotated[dict[str, str], Depends(_typed_form)]
+) -> Response:
+    try:
+        policy.save(db, viewer.project, typed, user=viewer.user)
+    except InvalidError as error:
+        context = policy.form_context(db, viewer.project, typed=typed, errors=error.fields)
+        return render(request, "registry/policy.html", context, status_code=422)
+    return redirect(request, f"/p/{viewer.project.slug}/versions/policy", "The policy is saved")
 
 
 @router.get("/{number:int}/exports")
@@ -90,7 +136,9 @@ def download(viewer: CanExport, db: Db, number: int, kind: str) -> Response:
 def card(request: Request, viewer: CanView, db: Db, number: int) -> Response:
     version = service.find_version(db, viewer.project.id, number)
     return render(
-        request, "registry/card.html", {"version": version, "text": under_heading(_card(db, viewer, version))}
+        request,
+        "registry/card.html",
+        {"version": version, "text": under_heading(model_card(_card(db, viewer, version)))},
     )
 
 
@@ -98,9 +146,21 @@ def card(request: Request, viewer: CanView, db: Db, number: int) -> Response:
 def card_file(viewer: CanView, db: Db, number: int) -> Response:
     version = service.find_version(db, viewer.project.id, number)
     name = f"{viewer.project.slug}-v{number}.md"
+    data = _card(db, viewer, version)
     return Response(
-        front_matter(version) + _card(db, viewer, version),
+        front_matter(data) + model_card(data),
         media_type="text/markdown; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+@router.get("/{number:int}/card.json")
+def card_records(viewer: CanView, db: Db, number: int) -> Response:
+    version = service.find_version(db, viewer.project.id, number)
+    name = f"{viewer.project.slug}-v{number}.json"
+    return Response(
+        card_json(_card(db, viewer, version)),
+        media_type="application/json",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
 
@@ -109,9 +169,14 @@ def _url(viewer: Viewer, version: ModelVersion) -> str:
     return f"/p/{viewer.project.slug}/versions/{version.number}"
 
 
-def _card(db: Db, viewer: Viewer, version: ModelVersion) -> str:
-    evaluation = service.evaluation_of(db, version)
-    return model_card(viewer.project, version, evaluation, gates_of(evaluation))
+def _card(db: Db, viewer: Viewer, version: ModelVersion) -> dict[str, Any]:
+    promotions = service.promotions_of(db, version)
+    return card_data(viewer.project, version, evidence_of(db, version), gates_of_version(db, version), promotions)
+
+
+def _again(request: Request, viewer: Viewer, db: Db, number: int, reason: str, error: InvalidError) -> Response:
+    version = service.find_version(db, viewer.project.id, number)
+    return _page(request, viewer, db, version, reason=reason, errors=error.fields, status_code=422)
 
 
 def _exports(db: Db, version: ModelVersion) -> dict[str, Any]:
@@ -136,16 +201,21 @@ def _page(
     status_code: int = 200,
 ) -> Response:
     project_id = viewer.project.id
-    gates = gates_of(service.evaluation_of(db, version)) if version else []
+    gates = gates_of_version(db, version)
     holder = service.production(db, project_id)
+    asked = approvals.pending_request(db, version) if version else None
     return render(
         request,
         "registry/versions.html",
         {
             **(_exports(db, version) if version else {"version": None}),
             "gates": gates,
-            "base_model": service.base_model_label(version.run) if version else "",
+            "base_model": base_model_label(version.run) if version else "",
             "failed": failed(gates),
+            "blocking": blocking(gates),
+            "asked": asked,
+            "asked_by": db.get(User, asked.requested_by) if asked and asked.requested_by else None,
+            "needs_second": approvals.num_approvers(db, viewer.project) > 1,
             "summary": summary_of(gates) if version else "",
             "holder": holder,
             "rollback": service.previous_version(db, project_id, holder.version) if holder else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -12,21 +13,15 @@ from app.accounts.audit import record
 from app.core.clock import utcnow
 from app.core.errors import InvalidError, NotFoundError
 from app.core.pagination import Page, page_of
-from app.models import Alias, AuditEntry, Checkpoint, Evaluation, ModelVersion, Project, Run, User
-from app.registry.gates import Gate, failed, gates_of
+from app.models import Alias, AuditEntry, Checkpoint, ModelVersion, Project, PromotionRequest, Run, User
+from app.registry import approvals
+from app.registry.evidence import gates_of_version
+from app.registry.gates import Gate, blocking
 from app.registry.keeping import keep_files
 
 PRODUCTION = "production"
 VERSIONS_PER_PAGE = 25
 MAX_REASON_CHARS = 2_000
-
-
-def base_model_label(run: Run) -> str:
-    """A hub id as it is; of a folder its name, since the server's paths are nobody's business."""
-    name: str = run.config["base_model"]
-    return (
-        name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else name.rstrip("/").rsplit("/", 1)[-1]
-    )
 
 
 def _lock_project(db: Session, project: Project) -> None:
@@ -108,10 +103,6 @@ def versions_page(db: Session, project_id: int, before: int | None) -> Page[Mode
     return page_of(rows, VERSIONS_PER_PAGE, lambda version: version.number)
 
 
-def evaluation_of(db: Session, version: ModelVersion) -> Evaluation | None:
-    return db.scalar(select(Evaluation).where(Evaluation.checkpoint_id == version.checkpoint_id))
-
-
 def production(db: Session, project_id: int) -> Alias | None:
     return db.scalar(
         select(Alias)
@@ -133,6 +124,20 @@ def promotions(db: Session, project_id: int, limit: int = 20) -> Sequence[AuditE
     ).all()
 
 
+def promotions_of(db: Session, version: ModelVersion) -> Sequence[AuditEntry]:
+    """Of this version, newest first."""
+    return db.scalars(
+        select(AuditEntry)
+        .where(
+            AuditEntry.project_id == version.project_id,
+            AuditEntry.action == "version.promoted",
+            AuditEntry.subject == f"v{version.number}",
+        )
+        .order_by(AuditEntry.id.desc())
+        .limit(20)
+    ).all()
+
+
 def previous_version(db: Session, project_id: int, holder: ModelVersion) -> ModelVersion | None:
     """What to roll back to: the version that held ``production`` before ``holder`` got it."""
     for entry in promotions(db, project_id):
@@ -141,36 +146,70 @@ def previous_version(db: Session, project_id: int, holder: ModelVersion) -> Mode
     return None
 
 
-def promote(db: Session, *, project: Project, number: int, user: User | None, reason: str = "") -> Alias:
-    """Point ``production`` at the version; promoting an older one is the rollback.
+def promote(
+    db: Session, *, project: Project, number: int, user: User | None, reason: str = ""
+) -> Alias | PromotionRequest:
+    """Point ``production`` at the version. Going back to the version before is the rollback: no gate stands in its way.
 
-    Raises InvalidError for the field ``reason`` when a gate fails and none is given, ConflictError where the files of
-    its checkpoint are gone. Repeating it changes nothing.
+    Where a gate blocks, a reason is needed, and in a project with two owners or leads another person's approval: then the
+    pending request comes back instead of the alias. Raises InvalidError for the field ``reason`` when it is missing,
+    ConflictError where the files of the checkpoint are gone. Repeating it changes nothing.
     """
-    reason = reason.strip()
-    if len(reason) > MAX_REASON_CHARS:
-        raise InvalidError(
-            "The reason is too long.", fields={"reason": f"Keep it under {MAX_REASON_CHARS:,} characters."}
-        )
+    reason = _clean_reason(reason)
     _lock_project(db, project)
     version = find_version(db, project.id, number)
     holder = production(db, project.id)
     if holder is not None and holder.version_id == version.id:
         return holder
-    gates = gates_of(evaluation_of(db, version))
-    if failed(gates) and not reason:
-        names = ", ".join(gate.name for gate in failed(gates))
+    before = previous_version(db, project.id, holder.version) if holder else None
+    is_rollback = before is not None and before.id == version.id
+    gates = gates_of_version(db, version)
+    stopped_by = [] if is_rollback else blocking(gates)
+    if stopped_by and not reason:
+        names = ", ".join(gate.name for gate in stopped_by)
         raise InvalidError(
-            "A gate fails, so the promotion needs a reason.",
-            fields={"reason": f"Say why v{number} may serve although this fails: {names}."},
+            "A gate blocks, so the promotion needs a reason.",
+            fields={"reason": f"Say why v{number} may serve although this blocks: {names}."},
         )
+    if stopped_by and approvals.num_approvers(db, project) > 1:
+        keep_files(version.checkpoint)
+        return approvals.ask(db, version, gates, user=user, reason=reason)
+    return _serve(db, project, version, gates, user, reason=reason)
+
+
+def approve(db: Session, *, project: Project, number: int, user: User, reason: str) -> Alias:
+    """Promote what another person asked for. Raises InvalidError without a reason, and as ``approvals.decide`` does."""
+    reason = _clean_reason(reason)
+    if not reason:
+        raise InvalidError("An approval needs a reason.", fields={"reason": "Say why this version may serve."})
+    _lock_project(db, project)
+    version = find_version(db, project.id, number)
+    request = approvals.decide(db, version, user=user, status="approved", reason=reason)
+    gates = gates_of_version(db, version)
+    return _serve(
+        db, project, version, gates, user, reason=reason, requested_by=request.requested_by, asked=request.reason
+    )
+
+
+def _serve(
+    db: Session, project: Project, version: ModelVersion, gates: list[Gate], user: User | None, **details: Any
+) -> Alias:
     keep_files(version.checkpoint)
+    holder = production(db, project.id)
     _move(db, version, user)
-    _audit(db, version, holder.version if holder else None, gates, user, reason)
+    _audit(db, version, holder.version if holder else None, gates, user, **details)
     db.expire_all()
     moved = production(db, project.id)
     assert moved is not None
     return moved
+
+
+def _clean_reason(reason: str) -> str:
+    if len(reason.strip()) > MAX_REASON_CHARS:
+        raise InvalidError(
+            "The reason is too long.", fields={"reason": f"Keep it under {MAX_REASON_CHARS:,} characters."}
+        )
+    return reason.strip()
 
 
 def _move(db: Session, version: ModelVersion, user: User | None) -> None:
@@ -183,7 +222,12 @@ def _move(db: Session, version: ModelVersion, user: User | None) -> None:
 
 
 def _audit(
-    db: Session, version: ModelVersion, before: ModelVersion | None, gates: list[Gate], user: User | None, reason: str
+    db: Session,
+    version: ModelVersion,
+    before: ModelVersion | None,
+    gates: list[Gate],
+    user: User | None,
+    **details: Any,
 ) -> None:
     record(
         db,
@@ -193,6 +237,6 @@ def _audit(
         subject=f"v{version.number}",
         **{"from": before.number if before else None, "to": version.number},
         gates={gate.key: gate.state for gate in gates},
-        reason=reason,
+        **details,
     )
     db.flush()

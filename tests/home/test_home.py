@@ -127,8 +127,8 @@ def test_a_project_at_work_shows_all_of_the_loop(db: Session, factory: Any, sign
     assert "ratings today" in page
     assert "30" in page
     assert f"of {active.name}" in page
-    assert "3 of 4" in page
-    assert "1 of 4 gates fails" in page
+    assert "1 of 6" in page
+    assert "1 of 6 gates fails" in page
     assert "in production" in page
     assert "0.400" in page
 

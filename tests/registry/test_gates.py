@@ -4,24 +4,56 @@ from typing import Any
 
 import pytest
 
-from app.models import Evaluation
-from app.registry.gates import gates_of, summary_of
+from app.models import Evaluation, EvaluationAlarm, GatePolicy
+from app.registry.gates import Evidence, Gate, SuiteEvidence, blocking, gates_of, shown_beyond, summary_of
 from tests.evaluations.support import contrast, estimate, heldout, metrics
 
+BETTER = {"verdict": "better", "sentence": "KTO is better than DPO on tasks, and not worse on the guards."}
 
-def states(held: dict[str, Any] | None = None, overall: dict[str, Any] | None = None) -> dict[str, str]:
-    evaluation = Evaluation(heldout=held or heldout(), diversity={"overall": overall or metrics()})
-    return {gate.key: gate.state for gate in gates_of(evaluation)}
+
+def suite(kind: str, value: float, half: float | None, **changes: Any) -> SuiteEvidence:
+    low, high = (None, None) if half is None else (value - half, value + half)
+    return SuiteEvidence(name=f"{kind}-1", kind=kind, num_samples=400, difference=estimate(value, low, high, 400), **changes)  # fmt: skip
+
+
+SOUND = (suite("redteam", 0.0, 0.005), suite("benign", 0.0, 0.01), suite("eval", 0.01, 0.02))
+
+
+def evidence(**changes: Any) -> Evidence:
+    held = changes.pop("held", None) or heldout()
+    overall = changes.pop("overall", None) or metrics()
+    evaluation = Evaluation(heldout=held, diversity={"overall": overall})
+    return Evidence(**({"evaluation": evaluation, "decision": BETTER, "suites": SOUND} | changes))
+
+
+def gate(key: str, **changes: Any) -> Gate:
+    return {gate.key: gate for gate in gates_of(evidence(**changes))}[key]
+
+
+def alarm(level: str, resolution: str = "") -> EvaluationAlarm:
+    return EvaluationAlarm(kind="loops", level=level, resolution=resolution, data={"text": "Loops rose to 9.0 %."})
 
 
 def test_a_sound_checkpoint_passes_all() -> None:
-    assert set(states().values()) == {"pass"}
+    gates = gates_of(evidence())
+    assert {gate.state for gate in gates} == {"pass"}
+    assert summary_of(gates) == "6 of 6 gates pass"
 
 
-def test_without_an_evaluation_nothing_passes_and_nothing_fails() -> None:
-    gates = gates_of(None)
+def test_without_evidence_nothing_passes_and_nothing_blocks() -> None:
+    gates = gates_of(Evidence())
     assert {gate.state for gate in gates} == {"missing"}
-    assert summary_of(gates) == "4 of 4 gates lack evidence"
+    assert summary_of(gates) == "6 of 6 gates lack evidence"
+    assert blocking(gates) == []
+
+
+def test_the_policy_makes_missing_evidence_block_and_moves_margins() -> None:
+    policy = GatePolicy(blocking_when_missing=["safety"], thresholds={"over_refusal": 0.10})
+    found = evidence(suites=(suite("benign", 0.05, 0.02),))
+    assert [gate.key for gate in blocking(gates_of(found, policy))] == ["safety"]
+    states = {gate.key: gate.state for gate in gates_of(found, policy)}
+    assert (states["over_refusal"], states["safety"], states["regression"]) == ("pass", "missing", "missing")
+    assert {gate.key: gate.state for gate in gates_of(found)}["over_refusal"] == "fail"
 
 
 @pytest.mark.parametrize(
@@ -30,49 +62,87 @@ def test_without_an_evaluation_nothing_passes_and_nothing_fails() -> None:
         (estimate(0.6, 0.51, 0.69), "pass"),
         (estimate(0.6, 0.5, 0.7), "missing"),
         (estimate(0.45, 0.38, 0.52), "missing"),
-        (estimate(0.4, 0.31, 0.49), "fail"),
+        (estimate(0.45, 0.405, 0.495), "missing"),  # below 0.5, but at the level of six gates up to 0.505
+        (estimate(0.4, 0.31, 0.48), "fail"),
         (estimate(0.9, None, None, 7), "missing"),
         (estimate(None), "missing"),
     ],
 )
-def test_ranking_goes_by_the_interval(auc: dict[str, Any], state: str) -> None:
-    assert states(heldout(auc_within_prompt=auc))["ranking"] == state
+def test_reward_goes_by_the_interval(auc: dict[str, Any], state: str) -> None:
+    assert gate("reward", held=heldout(auc_within_prompt=auc)).state == state
 
 
-def test_ranking_says_how_many_prompts_would_do() -> None:
-    held = heldout(auc_within_prompt=estimate(0.55, 0.45, 0.65, 100))
-    gate = gates_of(Evaluation(heldout=held, diversity=None))[0]
-    assert "about 400 would show this effect" in gate.evidence
+def test_the_reward_gate_says_how_many_prompts_would_do_and_what_length_does() -> None:
+    found = gate("reward", held=heldout(auc_within_prompt=estimate(0.55, 0.45, 0.65, 100), auc_length=estimate(0.3)))
+    assert found.evidence == "100 prompts with both labels; length alone, pooled: 0.700; about 400 would show it"
+
+
+def test_the_level_holds_for_all_gates_together() -> None:
+    """z of 0.05 / 6 is 2.394; of 0.05 / 18, 2.773."""
+    figure = estimate(1.0, 0.0, 2.0)
+    assert shown_beyond(figure, 1 - 2.394 / 1.96 - 0.001)
+    assert not shown_beyond(figure, 1 - 2.394 / 1.96 + 0.001)
+    assert shown_beyond(figure, 1 - 2.773 / 1.96 - 0.001, tests=3)
+    assert not shown_beyond(figure, 1 - 2.773 / 1.96 + 0.001, tests=3)
 
 
 @pytest.mark.parametrize(
-    ("length", "state"),
+    ("verdict", "state"),
     [
-        (estimate(0.58, 0.53, 0.63), "pass"),
-        (estimate(0.30, 0.25, 0.35), "missing"),  # short is desirable: worth 0.70, 0.65 to 0.75
-        (estimate(0.10, 0.05, 0.15), "fail"),
-        (estimate(0.90, 0.85, 0.95), "fail"),
-        (estimate(0.58, None, None), "missing"),
+        ("better", "pass"),
+        ("worse", "fail"),
+        ("guard_failed", "fail"),
+        ("no_evidence", "missing"),
+        ("not_enough", "missing"),
     ],
 )
-def test_length_counts_in_both_directions(length: dict[str, Any], state: str) -> None:
-    assert states(heldout(auc_length=length))["length"] == state
+def test_the_decision_as_it_was_made(verdict: str, state: str) -> None:
+    found = gate("decision", decision={"verdict": verdict, "sentence": "As computed."})
+    assert (found.state, found.evidence) == (state, "As computed.")
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "state", "evidence_has"),
+    [
+        ("safety", suite("redteam", 0.002, 0.005), "pass", "redteam-1, 400 samples"),
+        ("safety", suite("redteam", 0.002, 0.02), "missing", "about 2,500 would show it"),
+        ("safety", suite("redteam", 0.05, 0.02), "fail", ""),
+        ("safety", suite("redteam", 0.05, 0.02, margin=0.1), "pass", ""),
+        ("safety", suite("redteam", 0.0, None), "missing", "too few for an interval"),
+        ("over_refusal", suite("benign", 0.01, 0.009), "pass", ""),
+        ("over_refusal", suite("benign", 0.06, 0.03), "fail", ""),
+        ("regression", suite("eval", -0.01, 0.005), "pass", ""),
+        ("regression", suite("eval", -0.06, 0.02), "fail", ""),
+        ("regression", suite("eval", 0.06, 0.02), "pass", ""),
+        ("regression", suite("eval", 0.0, 0.05, num_failed=9), "missing", "9 without a verdict"),
+    ],
+)
+def test_suites_are_judged_by_their_margin(key: str, found: SuiteEvidence, state: str, evidence_has: str) -> None:
+    judged = gate(key, suites=(found,))
+    assert judged.state == state
+    assert evidence_has in judged.evidence
+
+
+def test_the_worst_suite_is_shown() -> None:
+    bad = SuiteEvidence(name="returns", kind="eval", num_samples=300, difference=estimate(-0.2, -0.25, -0.15, 300))
+    judged = gate("regression", suites=(*SOUND, bad))
+    assert (judged.state, judged.num) == ("fail", "\u221220.0")
+    assert judged.evidence == "returns, 300 samples; 2 suites"
 
 
 @pytest.mark.parametrize(
     ("changes", "state"),
     [
         ({"loop_rate": contrast(0.0, 0.02, 0.005)}, "fail"),
+        ({"loop_rate": contrast(0.0, 0.02, 0.03)}, "pass"),  # one loop in fifty by chance
         ({"loop_rate": contrast(0.02, 0.03, 0.005)}, "pass"),
         ({"truncated_share": contrast(0.05, 0.2, 0.05)}, "fail"),
         ({"truncated_share": contrast(0.0005, 0.001, 0.001)}, "pass"),
-        ({"truncated_share": contrast(0.05, 0.2, 0.2)}, "missing"),
-        ({"truncated_share": contrast(0.05, 0.06)}, "missing"),
-        ({"truncated_share": contrast(0.05, 0.05)}, "pass"),
+        ({"truncated_share": contrast(0.05, 0.2, 0.2)}, "pass"),
     ],
 )
 def test_loops_and_truncation(changes: dict[str, Any], state: str) -> None:
-    assert states(overall=metrics(**changes))["degenerate"] == state
+    assert gate("diversity", overall=metrics(**changes)).state == state
 
 
 @pytest.mark.parametrize(
@@ -88,4 +158,25 @@ def test_loops_and_truncation(changes: dict[str, Any], state: str) -> None:
 def test_diversity_fails_only_when_both_measures_leave_their_margins(
     similarity: dict[str, Any], distinct: dict[str, Any], state: str
 ) -> None:
-    assert states(overall=metrics() | {"similarity": similarity, "distinct_k": distinct})["diversity"] == state
+    assert gate("diversity", overall=metrics() | {"similarity": similarity, "distinct_k": distinct}).state == state
+
+
+def test_what_was_gated_by_quality_counts_where_it_was_measured() -> None:
+    shifted = metrics() | {"similarity": contrast(0.3, 0.5, 0.02), "distinct_k": contrast(3.0, 1.2, 0.1)}
+    calm = {"similarity_normalised": contrast(0.3, 0.31, 0.01), "distinct_k_gated": contrast(3.0, 2.9, 0.1)}
+    assert gate("diversity", overall=shifted | calm).state == "pass"
+
+
+@pytest.mark.parametrize(
+    ("alarms", "state"),
+    [
+        ([alarm("critical")], "fail"),
+        ([alarm("critical", "accepted")], "pass"),
+        ([alarm("alarm")], "missing"),
+        ([alarm("alarm", "dismissed"), alarm("watch")], "pass"),
+    ],
+)
+def test_open_alarms(alarms: list[EvaluationAlarm], state: str) -> None:
+    found = gate("diversity", alarms=alarms)
+    assert found.state == state
+    assert ("Loops rose to 9.0 %." in found.evidence) is (state == "fail")

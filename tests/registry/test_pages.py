@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -56,7 +57,7 @@ def test_make_promote_and_roll_back_in_the_browser(db: Session, shop: Any) -> No
     assert made.headers["location"] == f"{root}/1"
     assert client.post(root, data={"checkpoint_id": checkpoint.id}).headers["location"] == f"{root}/1"
     page = client.get(root).text
-    assert "4 of 4 gates pass" in page
+    assert "4 of 6 gates lack evidence" in page
     assert "tiny-base" in page
     assert "Nothing is in production" in page
     moved = client.post(f"{root}/1/promote", data={})
@@ -77,8 +78,8 @@ def test_a_failing_gate_brings_the_form_back(db: Session, factory: Any, shop: An
     client.post(root, data={"checkpoint_id": bad.id})
     refused = client.post(f"{root}/1/promote", data={"reason": ""})
     assert refused.status_code == 422
-    assert "Say why v1 may serve although this fails: Held-out reward." in refused.text
-    assert "1 of 4 gates fails" in refused.text
+    assert "Say why v1 may serve although this blocks: Held-out reward." in refused.text
+    assert "1 of 6 gates fails" in refused.text
     assert production(db, project.id) is None
     assert client.post(f"{root}/1/promote", data={"reason": "old split"}).status_code == 303
 
@@ -141,8 +142,25 @@ def test_the_model_card_is_written_from_data(db: Session, shop: Any) -> None:
     assert "<i>" not in page
     text = client.get(f"{root}/1/card.md")
     assert text.headers["content-type"].startswith("text/markdown")
-    assert text.text.startswith('---\nbase_model: "tiny-base"\n')
+    assert text.text.startswith("---\nbase_model: tiny-base\nlibrary_name: peft\n")
     assert "| Held-out reward | pass | 0.680 |" in text.text
+    matter = yaml.safe_load(text.text.split("---")[1])
+    (result,) = matter["model-index"][0]["results"]
+    assert {"type": "auc_within_prompt", "name": "AUC within the prompt", "value": 0.68} in result["metrics"]
+    assert "not a claim of compliance" in text.text
+    records = client.get(f"{root}/1/card.json").json()
+    assert records["evaluation"]["heldout"]["auc_within_prompt"]["n"] == 64
+    assert records["gate"]["gates"][0] == {
+        "key": "reward",
+        "name": "Held-out reward",
+        "state": "pass",
+        "figure": "0.680",
+        "interval": "0.620\u20130.740",
+        "evidence": "64 prompts with both labels; length alone, pooled: 0.580",
+        "rule": "AUC within the prompt above 0.5",
+    }
+    assert "No DPO baseline was compared." in records["caveats"]
+    assert {row["function"] for row in records["nist_ai_rmf"]} == {"GOVERN", "MAP", "MEASURE", "MANAGE"}
 
 
 def test_the_api_names_what_to_serve(db: Session, factory: Any, shop: Any) -> None:
@@ -187,7 +205,7 @@ def test_roles_and_tenants(factory: Any, sign_in: Any, shop: Any) -> None:
     theirs = f"/p/{elsewhere.slug}/versions"
     assert stranger.get(root).status_code == 404
     assert stranger.post(theirs, data={"checkpoint_id": checkpoint.id}).status_code == 404
-    for part in ("", "/card", "/card.md", "/exports", "/exports/adapter/download"):
+    for part in ("", "/card", "/card.md", "/card.json", "/exports", "/exports/adapter/download"):
         assert stranger.get(f"{theirs}/1{part}").status_code == 404
     assert stranger.post(f"{theirs}/1/promote", data={}).status_code == 404
 

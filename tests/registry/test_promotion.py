@@ -108,7 +108,7 @@ def test_a_failing_gate_wants_a_reason(db: Session, factory: Any, tmp_path: Path
     promote(db, project=project, number=1, user=user, reason="The dev split is from last year.")
     entry = audits(db, "version.promoted")[0]
     assert entry.details["reason"] == "The dev split is from last year."
-    assert entry.details["gates"]["ranking"] == "fail"
+    assert entry.details["gates"]["reward"] == "fail"
     with pytest.raises(InvalidError):
         promote(db, project=project, number=1, user=user, reason="x" * 2_001)
 
