@@ -19,7 +19,7 @@ DATA_FIELDS = {"snapshot_dir", "objective", "max_length", "long_rows", "allow_in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    status: Literal[RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.FAILED, RunStatus.INTERRUPTED]
+    status: Literal[RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.PAUSED]
     reason: str = ""
     message: str = ""
 
@@ -28,12 +28,9 @@ def outcome_of(
     finished: dict[str, Any] | None, exit_code: int, *, stopped_by: Literal["", "user", "worker"], log: str
 ) -> Outcome:
     """``finished`` is the attempt's RunFinished, None where it ended without a word; ``log`` the end of what it printed."""
-    if finished is not None and finished["status"] == "succeeded":
-        return Outcome(status=RunStatus.SUCCEEDED)
-    if finished is not None and finished["status"] == "failed":
-        return Outcome(
-            status=RunStatus.FAILED, reason=finished.get("reason") or "unknown", message=finished.get("message", "")
-        )
+    told = _told(finished) if finished is not None else None
+    if told is not None and (told.status != RunStatus.PAUSED or stopped_by != "user"):
+        return told
     asked = finished is not None or exit_code in {-signal.SIGTERM, -signal.SIGKILL, 0}
     if stopped_by and asked:
         words = "" if finished is not None else "It did not save in time and was killed; the last checkpoint stands."
@@ -43,6 +40,19 @@ def outcome_of(
     if finished is not None:
         return Outcome(status=RunStatus.INTERRUPTED, message="The trainer was stopped from outside and has saved.")
     return classify_death(exit_code, log)
+
+
+def _told(finished: dict[str, Any]) -> Outcome | None:
+    """What the trainer's own word says whoever asked it to stop; None of one that was stopped."""
+    message = finished.get("message", "")
+    match finished["status"]:
+        case "succeeded":
+            return Outcome(status=RunStatus.SUCCEEDED)
+        case "failed":
+            return Outcome(status=RunStatus.FAILED, reason=finished.get("reason") or "unknown", message=message)
+        case "paused":
+            return Outcome(status=RunStatus.PAUSED, message=message)
+    return None
 
 
 def classify_death(exit_code: int, log: str) -> Outcome:

@@ -54,6 +54,7 @@ def prepare(run: Run) -> Prepared:
             attempt_dir=str(attempt_dir),
             cache_dir=str(artifact_path("cache")),
             resume_from=str(resume_from) if resume_from else None,
+            acknowledged_alarms=tuple(run.acknowledged_alarms),
         )
         spec_file = attempt_dir / "spec.json"
         spec_file.write_text(json.dumps(spec.to_json(), indent=1), encoding="utf-8")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.core.db import session_scope
 from app.models import Run, RunStatus
-from app.runs import lifecycle
+from app.runs import lifecycle, pausing
 from app.runs.service import log_tail
 from app.settings import get_settings
 from worker.alignment.events import Event
@@ -152,6 +152,8 @@ class Attempt:
                     if outcome.status == RunStatus.INTERRUPTED:
                         reason = lifecycle.WORKER_STOPPED
                         lifecycle.interrupt(db, run_id, attempt, reason=reason, message=outcome.message)
+                    elif outcome.status == RunStatus.PAUSED:
+                        pausing.pause(db, run_id, attempt, outcome.message)
                     else:
                         lifecycle.finish(
                             db, run_id, attempt, outcome.status, reason=outcome.reason, message=outcome.message

@@ -3,6 +3,7 @@
     queued -> starting -> running -> succeeded | failed
     queued -> cancelled;  starting | running -> stopping -> cancelled (with a checkpoint)
     starting | running -> interrupted -> queued (bounded), with the next attempt going on from the last checkpoint
+    starting | running -> paused (a critical alarm) -> queued by a lead's decision, or cancelled; see ``pausing``
 
 A worker's moves carry its attempt: those of a worker that lost its lease find no row. Leases run on the database's clock.
 """
@@ -130,11 +131,11 @@ def heartbeat(db: Session, run_id: int, attempt: int) -> Run | None:
 
 
 def request_stop(db: Session, run: Run, *, user_id: int | None = None) -> Run:
-    """Stop and save. A waiting run is cancelled at once; a running one is ``stopping`` until its process is gone.
+    """Stop and save. A waiting or paused run is cancelled at once; a running one is ``stopping`` until its process is gone.
 
     Asking twice is harmless. Raises ConflictError where the run is over.
     """
-    waiting = [RunStatus.QUEUED, RunStatus.INTERRUPTED]
+    waiting = [RunStatus.QUEUED, RunStatus.INTERRUPTED, RunStatus.PAUSED]
     stopped = move(
         db,
         run.id,

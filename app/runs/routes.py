@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import HTMLResponse
 
 from app.accounts.access import Require, Viewer
@@ -13,7 +13,7 @@ from app.core.db import Db
 from app.core.errors import InvalidError
 from app.datasets.service import find_snapshot
 from app.models import Run
-from app.runs import launching, lifecycle, service, views, workers
+from app.runs import launching, lifecycle, pausing, service, views, workers
 from app.runs.events import ViewedRun
 from app.runs.forms import LaunchForm
 from app.web.htmx import redirect
@@ -91,8 +91,23 @@ def config_page(request: Request, run: ViewedRun) -> HTMLResponse:
 def stop(request: Request, viewer: CanStop, db: Db, run_id: int) -> Response:
     run = service.get_run(db, viewer.project, run_id)
     stopped = lifecycle.request_stop(db, run, user_id=viewer.user.id)
-    words = "Cancelled before it started" if stopped.status == "cancelled" else "Stopping: it saves a checkpoint first"
+    if stopped.status == "cancelled":
+        words = "Ended; its checkpoints are kept" if stopped.step else "Cancelled before it started"
+    else:
+        words = "Stopping: it saves a checkpoint first"
     return redirect(request, _url(viewer, run), f"{run.name}: {words}")
+
+
+@router.post("/{run_id:int}/go-on")
+def go_on(request: Request, viewer: CanLaunch, db: Db, run_id: int, reason: Annotated[str, Form()] = "") -> Response:
+    """A lead's decision about a run that a critical alarm has paused."""
+    run = service.get_run(db, viewer.project, run_id)
+    try:
+        pausing.go_on(db, run, viewer.user, reason)
+    except InvalidError as error:
+        context = views.page_context(db, run, errors=error.fields, reason=reason)
+        return render(request, "runs/run.html", context, status_code=422)
+    return redirect(request, _url(viewer, run), f"{run.name} goes on from its last checkpoint")
 
 
 @worker_router.get("/workers")

@@ -118,7 +118,7 @@ def list_checkpoints(db: Session, run: Run) -> Sequence[tuple[Checkpoint, Evalua
 
 def queue_place(db: Session, run: Run) -> int:
     """How many runs of the whole installation are before this queued one, running ones included."""
-    open_runs = [status.value for status in RunStatus if status not in FINAL]
+    open_runs = [status.value for status in RunStatus if status not in {*FINAL, RunStatus.PAUSED}]
     return db.scalar(select(func.count()).where(Run.status.in_(open_runs), Run.id < run.id)) or 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 from app.core.clock import utcnow
 from app.models import FINAL, Checkpoint, Evaluation, Run, RunEvent, User, Worker
 from app.runs import curves, service, words
+from app.runs.pause_view import pause_view
+from app.runs.pausing import critical_steps
 from app.web.formats import DASH, clock, duration, gib, interval, num, since
 
 SHOWN_EVENTS = 50
@@ -23,6 +26,12 @@ class CheckpointRow:
     checkpoint: Checkpoint
     evaluation: Evaluation | None
     is_best: bool
+    is_bad: bool = False
+    """A critical alarm was raised at it."""
+
+    @property
+    def is_removed(self) -> bool:
+        return self.checkpoint.removed_at is not None
 
     @property
     def auc(self) -> dict[str, Any]:
@@ -40,12 +49,16 @@ def is_final(run: Run) -> bool:
     return run.status in FINAL
 
 
-def live_context(db: Session, run: Run) -> dict[str, Any]:
-    """Of the parts that are sent again while a run goes on: head, strip, checkpoints."""
+def live_context(db: Session, run: Run, *, errors: dict[str, str] | None = None, reason: str = "") -> dict[str, Any]:
+    """Of the parts that are sent again while a run goes on: head, strip, checkpoints.
+
+    ``errors`` and ``reason`` are of a decision about a paused run that did not fit.
+    """
     best = (run.summary.get("best") or {}).get("step")
+    bad = critical_steps(db, run)
     starter = db.get(User, run.created_by) if run.created_by else None
     rows = [
-        CheckpointRow(checkpoint, evaluation, checkpoint.step == best)
+        CheckpointRow(checkpoint, evaluation, checkpoint.step == best, checkpoint.step in bad)
         for checkpoint, evaluation in service.list_checkpoints(db, run)
     ]
     return {
@@ -65,13 +78,20 @@ def live_context(db: Session, run: Run) -> dict[str, Any]:
         "snapshot": run.snapshot,
         "starter": starter.name if starter else "the command line",
         "interruption": last_interruption(db, run),
+        "pause": pause_view(db, run, errors=errors, reason=reason),
+        "good_step": last_good_step(rows) if run.status == "paused" else None,
     }
 
 
-def page_context(db: Session, run: Run) -> dict[str, Any]:
+def last_good_step(rows: Sequence[CheckpointRow]) -> int | None:
+    """The newest kept checkpoint that was evaluated without a critical alarm; ``rows`` are newest first."""
+    return next((row.checkpoint.step for row in rows if row.evaluation and not row.is_bad and not row.is_removed), None)
+
+
+def page_context(db: Session, run: Run, *, errors: dict[str, str] | None = None, reason: str = "") -> dict[str, Any]:
     entries = shown_entries(db, run)
     last_id = db.scalar(select(func.max(RunEvent.id)).where(RunEvent.run_id == run.id)) or 0
-    return live_context(db, run) | {
+    return live_context(db, run, errors=errors, reason=reason) | {
         "entries": entries,
         "last_event_id": last_id,
         "similarity_margin": curves.SIMILARITY_MARGIN,

@@ -15,6 +15,7 @@ STATE_WORDS = {
     "queued": ("clock", "Queued", ""),
     "starting": ("hourglass", "Starting on {worker}, attempt {attempt}", ""),
     "running": ("player-play", "Running on {worker}", ""),
+    "paused": ("player-pause", "Paused by a critical alarm", "bad"),
     "stopping": ("player-stop", "Stopping: the step is finished and saved first", "warn"),
     "succeeded": ("check", "Succeeded", "ok"),
     "failed": ("x", "Failed: {reason}", "bad"),
@@ -97,7 +98,9 @@ def _describe(event: RunEvent) -> tuple[str, str, str, str] | None:
     if event.kind == "checkpoint_saved":
         return "device-floppy", f"Checkpoint {num(data['step'])} saved", f"{filesize(data['size_bytes'])}, checked", ""
     if event.kind == "evaluation_finished":
-        return "chart-dots", f"Checkpoint {num(data['step'])} evaluated", _evaluation_words(data), ""
+        levels = {alarm["level"] for alarm in data.get("alarms") or []}
+        tone = "bad" if "critical" in levels else "warn" if "alarm" in levels else ""
+        return "chart-dots", f"Checkpoint {num(data['step'])} evaluated", _evaluation_words(data), tone
     if event.kind in {"warning", "notice"}:
         icon = "alert-triangle" if event.kind == "warning" else "info-circle"
         return icon, data["text"], f"Step {event.step}" if event.step else "", "warn" if event.kind == "warning" else ""
@@ -112,7 +115,9 @@ def _evaluation_words(data: dict[str, Any]) -> str:
     if auc["low"] is not None:
         found += f", {interval(auc['low'], auc['high'])}"
     categories = (data.get("diversity") or {}).get("num_categories")
-    return f"{found}; {plural(categories, 'category', 'categories')} sampled" if categories else found
+    found += f"; {plural(categories, 'category', 'categories')} sampled" if categories else ""
+    raised = [alarm["text"] for alarm in data.get("alarms") or [] if alarm["level"] != "watch"]
+    return " ".join([f"{found}.", *raised]) if raised else found
 
 
 def progress_words(progress: dict[str, Any] | None) -> str:

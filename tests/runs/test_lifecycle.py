@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import func, select, text
 
-from app.core.errors import ConflictError, NotFoundError
+from app.core.clock import utcnow
+from app.core.errors import ConflictError, InvalidError, NotFoundError
 from app.models import AuditEntry, Run, RunEvent, RunStatus
-from app.runs import lifecycle, reaping, service
+from app.runs import lifecycle, pausing, reaping, service
 from app.settings import get_settings
 from tests.runs.conftest import Bench
 from tests.runs.samples import small_config
 
 
 def states(bench: Bench, run: Run) -> list[str]:
-    statement = select(RunEvent.data["status"].astext).where(RunEvent.run_id == run.id).order_by(RunEvent.id)
-    return list(bench.db.scalars(statement))
+    moves = select(RunEvent.data["status"].astext).where(RunEvent.run_id == run.id, RunEvent.kind == "state")
+    return list(bench.db.scalars(moves.order_by(RunEvent.id)))
 
 
 def lose_lease(bench: Bench, run: Run) -> None:
@@ -137,3 +138,69 @@ def test_runs_of_another_project_are_not_found(bench, factory):
     run = bench.launch()
     with pytest.raises(NotFoundError):
         service.get_run(bench.db, factory.project(), run.id)
+
+
+def paused(bench: Bench, kind: str = "loops") -> Run:
+    """A run that its first attempt's trainer has paused at step 4."""
+    run = bench.launch()
+    lifecycle.claim(bench.db, run.id, "gpu-1")
+    lifecycle.mark_running(bench.db, run.id, 1)
+    alarms = [{"kind": kind, "level": "critical", "text": "Loops."}, {"kind": "global", "level": "watch", "text": "W."}]
+    bench.db.add(
+        RunEvent(
+            run_id=run.id, attempt=1, seq=1, kind="evaluation_finished", step=4, data={"alarms": alarms}, at=utcnow()
+        )
+    )
+    found = pausing.pause(bench.db, run.id, 1, "Paused at step 4: Loops.")
+    assert found is not None
+    return found
+
+
+def test_a_paused_run_waits_for_a_decision_and_for_nothing_else(bench):
+    run = paused(bench)
+    assert (run.status, run.worker, run.lease_until) == ("paused", None, None)
+    assert lifecycle.claim(bench.db, run.id, "gpu-2") is None
+    assert lifecycle.heartbeat(bench.db, run.id, 1) is None
+    assert lifecycle.finish(bench.db, run.id, 1, RunStatus.SUCCEEDED) is None
+    assert reaping.reap_lost_leases(bench.db) == []
+    reaping.requeue_interrupted(bench.db)
+    assert reaping.ring_queued(bench.db) == 0
+    assert service.queue_place(bench.db, bench.launch("next")) == 0
+
+
+def test_going_on_needs_a_reason_and_records_it(bench):
+    run = paused(bench)
+    for reason in (" ", "x" * 2001):
+        with pytest.raises(InvalidError) as refused:
+            pausing.go_on(bench.db, run, bench.lead, reason)
+        assert "reason" in refused.value.fields
+    assert pausing.go_on(bench.db, run, bench.lead, " Lists repeat. ").status == "queued"
+    assert pausing.go_on(bench.db, run, bench.lead, "Again.").status == "queued"
+    assert run.acknowledged_alarms == ["loops"]
+    entries = bench.db.scalars(select(AuditEntry).where(AuditEntry.action == "run.gone_on")).all()
+    assert [(entry.user_id, entry.details) for entry in entries] == [
+        (bench.lead.id, {"reason": "Lists repeat.", "alarms": ["loops"]})
+    ]
+    assert states(bench, run) == ["queued", "starting", "running", "paused", "queued"]
+    claimed = lifecycle.claim(bench.db, run.id, "gpu-2")
+    assert claimed is not None
+    assert (claimed.attempt, claimed.failure_message) == (2, None)
+
+
+def test_a_paused_run_can_be_ended(bench):
+    run = paused(bench)
+    ended = lifecycle.request_stop(bench.db, run)
+    assert (ended.status, ended.failure_message) == ("cancelled", "Paused at step 4: Loops.")
+    assert ended.finished_at is not None
+    with pytest.raises(ConflictError, match="not paused"):
+        pausing.go_on(bench.db, run, bench.lead, "Too late.")
+
+
+def test_a_run_that_was_asked_to_stop_does_not_pause(bench):
+    run = bench.launch()
+    lifecycle.claim(bench.db, run.id, "gpu-1")
+    lifecycle.request_stop(bench.db, run)
+    assert pausing.pause(bench.db, run.id, 2, "m") is None
+    found = pausing.pause(bench.db, run.id, 1, "m")
+    assert found is not None
+    assert found.status == "cancelled"

@@ -11,8 +11,20 @@ from sqlalchemy import func, insert, select
 
 from app.core.clock import utcnow
 from app.core.storage import artifact_path
-from app.models import Checkpoint, Evaluation, ModelVersion, Role, Run, RunEvent, RunStatus, Worker
-from app.runs import lifecycle
+from app.models import (
+    Checkpoint,
+    Evaluation,
+    EvaluationAlarm,
+    EvaluationCategory,
+    EvaluationSample,
+    ModelVersion,
+    Role,
+    Run,
+    RunEvent,
+    RunStatus,
+    Worker,
+)
+from app.runs import lifecycle, pausing
 from app.runs.data_findings import steps_of
 from tests.runs import samples
 from tests.runs.conftest import Bench
@@ -349,3 +361,98 @@ def test_presets_name_fields_of_the_form(page, root, bench):
     text = page.get(f"{root}/new").text
     assert json.dumps(PRESETS["quick"]).replace('"', "&#34;") in text
     assert steps_of(samples.small_config(bench.model, max_steps=0, num_epochs=1.5), 10) == 5
+
+
+def paused_run(bench: Bench) -> Run:
+    """Paused at step 4 by loops; step 2 was good. Category c1 is worst, its second prompt more than its first."""
+    run = bench.launch()
+    lifecycle.claim(bench.db, run.id, "gpu-1")
+    lifecycle.mark_running(bench.db, run.id, 1)
+    alarm = {"kind": "loops", "level": "critical", "metric": "loop_rate", "text": "Loops rose from 0 % to 40 %."}
+    for step in (2, 4):
+        checkpoint = Checkpoint(
+            project_id=bench.project.id, run_id=run.id, attempt=1, step=step, path=f"c{step}", manifest_sha256="0",
+            size_bytes=10,
+        )  # fmt: skip
+        bench.db.add(checkpoint)
+        bench.db.flush()
+        evaluation = Evaluation(
+            project_id=bench.project.id, run_id=run.id, checkpoint_id=checkpoint.id, kind="screen", step=step,
+            heldout=HELDOUT, diversity=None, seconds=1.0,
+        )  # fmt: skip
+        bench.db.add(evaluation)
+        bench.db.flush()
+    for number, category in enumerate(("c0", "c1")):
+        rate = {"reference": 0.0, "policy": 0.2 + 0.3 * number, "change": 0.2 + 0.3 * number}
+        bench.db.add(
+            EvaluationCategory(
+                evaluation_id=evaluation.id, category=category, num_prompts=2, metrics={"loop_rate": rate}
+            )
+        )
+        for place in (2 * number, 2 * number + 1):
+            for arm, text in (("reference", "A fine answer."), ("policy", "again " * 40 if place % 2 else "Fine too.")):
+                bench.db.add(
+                    EvaluationSample(
+                        evaluation_id=evaluation.id, category=category, prompt_number=place, arm=arm, number=0,
+                        prompt=[{"role": "user", "content": f"Question {place} <b>?"}], text=text, truncated=False,
+                    )
+                )  # fmt: skip
+    bench.db.add(
+        EvaluationAlarm(
+            project_id=bench.project.id, run_id=run.id, evaluation_id=evaluation.id, step=4, kind="loops",
+            level="critical", data=alarm,
+        )
+    )  # fmt: skip
+    add_event(bench, run, 1, "evaluation_finished", {"step": 4, "heldout": HELDOUT, "alarms": [alarm]}, step=4)
+    found = pausing.pause(bench.db, run.id, 1, "Paused at step 4: Loops rose from 0 % to 40 %.")
+    assert found is not None
+    return found
+
+
+def test_a_paused_run_says_why_and_shows_its_worst_samples(bench, root, sign_in, factory):
+    run = paused_run(bench)
+    page = sign_in(bench.lead)
+    text = page.get(f"{root}/{run.id}").text
+    assert "Paused at step 4 by a critical alarm" in text
+    assert "Loops rose from 0 % to 40 %." in text
+    assert "without a critical alarm, step 2, is kept" in text
+    assert text.index("Question 3 &lt;b&gt;?") < text.index("Question 1 &lt;b&gt;?")
+    assert "Question 2" not in text
+    assert f"evaluations/{run.id}/completions?step=4&amp;category=c1" in text
+    assert 'name="reason"' in text
+    assert "again again" in text
+    assert "Decide on kto-0001" in page.get(f"/p/{bench.project.slug}/").text
+    watcher = sign_in(factory.member(bench.project, Role.VIEWER, "Vi Ewer"))
+    seen = watcher.get(f"{root}/{run.id}").text
+    assert 'name="reason"' not in seen
+    assert "Loops rose" in seen
+
+
+def test_going_on_from_the_page(bench, page, root, sign_in, factory):
+    run = paused_run(bench)
+    refused = page.post(f"{root}/{run.id}/go-on", data={"reason": " "})
+    assert refused.status_code == 422
+    assert "say why the run goes on" in refused.text
+    watcher = sign_in(factory.member(bench.project, Role.VIEWER, "Vi Ewer"))
+    assert watcher.post(f"{root}/{run.id}/go-on", data={"reason": "I may not."}).status_code == 403
+    assert run.status == "paused"
+    page = sign_in(bench.lead)
+    page.post(f"{root}/{run.id}/go-on", data={"reason": "The prompts ask for lists."})
+    bench.db.refresh(run)
+    assert (run.status, run.acknowledged_alarms) == ("queued", ["loops"])
+    alarm = bench.db.scalars(select(EvaluationAlarm)).one()
+    assert (alarm.resolution, alarm.reason, alarm.resolved_by) == (
+        "accepted",
+        "The prompts ask for lists.",
+        bench.lead.id,
+    )
+    assert alarm.resolved_at is not None
+    assert "The prompts ask for lists." in page.get(f"{root}/{run.id}").text
+
+
+def test_a_paused_run_is_ended_with_its_checkpoints(bench, page, root):
+    run = paused_run(bench)
+    page.post(f"{root}/{run.id}/stop")
+    bench.db.refresh(run)
+    assert run.status == "cancelled"
+    assert bench.db.scalar(select(func.count()).where(Checkpoint.removed_at.is_(None))) == 2

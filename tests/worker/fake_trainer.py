@@ -13,11 +13,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from worker.alignment.checkpoints import Manifest, checkpoint_path, validate_checkpoint
 from worker.alignment.config import TrainSpec
 from worker.alignment.events import (
+    Alarm,
     CheckpointRemoved,
     CheckpointSaved,
     Estimate,
@@ -56,7 +59,13 @@ def main() -> int:
             print("CUDA out of memory while computing", flush=True)
             os._exit(7)
         if step % spec.config.evaluation.interval_steps == 0 or step == total or asked:
-            save(spec, report, step, total)
+            raised = (mode == "loops" and step in {4, 6}) or (mode == "both" and step == 4)
+            alarms = [alarm("loops")] if raised else [alarm("empty")] if mode == "both" and step == 6 else []
+            save(spec, report, step, total, alarms)
+            if any(found.kind not in spec.acknowledged_alarms for found in alarms):
+                paused = RunFinished(status="paused", message=f"Paused at step {step}: {alarms[0].text}")
+                report.emit("run_finished", step, paused)
+                return 0
         if mode == "tidy" and step == total:
             first = checkpoint_path(Path(spec.attempt_dir), 2)
             shutil.rmtree(first)
@@ -86,7 +95,13 @@ def started(total: int, start: int) -> RunStarted:
     )
 
 
-def save(spec: TrainSpec, report: JsonlReporter, step: int, total: int) -> None:
+def alarm(kind: Literal["loops", "empty"]) -> Alarm:
+    return Alarm(
+        kind=kind, level="critical", metric="loop_rate", reference=0.0, policy=0.4, change=0.4, text=f"Too many {kind}."
+    )
+
+
+def save(spec: TrainSpec, report: JsonlReporter, step: int, total: int, alarms: Sequence[Alarm] = ()) -> None:
     path = checkpoint_path(Path(spec.attempt_dir), step)
     path.mkdir(parents=True)
     files = {"adapter_model.safetensors": b"adapter", "state.pt": str(step).encode()}
@@ -112,7 +127,7 @@ def save(spec: TrainSpec, report: JsonlReporter, step: int, total: int) -> None:
         is_last=step == total,
     )
     report.emit("checkpoint_saved", step, saved)
-    report.emit("evaluation_finished", step, evaluation(spec, step))
+    report.emit("evaluation_finished", step, dataclasses.replace(evaluation(spec, step), alarms=list(alarms)))
 
 
 def evaluation(spec: TrainSpec, step: int) -> EvaluationResult:

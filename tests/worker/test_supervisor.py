@@ -14,9 +14,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
 from app.core.storage import artifact_path
-from app.models import Checkpoint, Evaluation, Run, RunEvent, Worker
+from app.models import Checkpoint, Evaluation, EvaluationAlarm, Run, RunEvent, Worker
 from app.registry.service import make_version
-from app.runs import lifecycle, service
+from app.runs import lifecycle, pausing, reaping, service
 from tests.runs.conftest import Bench
 from tests.worker.conftest import trainers
 from worker import supervisor
@@ -249,3 +249,33 @@ def test_an_absence_longer_than_the_lease_gives_the_run_up(live, trainer, monkey
     assert supervisor.supervise(run.id, "gpu-1") is None
     assert trainers(tmp_path) == []
     assert reload(live, run).status == "starting"  # the reaper's, once the lease is over
+
+
+def test_a_run_paused_by_an_alarm_frees_its_worker_and_goes_on_by_decision(live, trainer):
+    trainer("both")
+    run, other = queue(live), queue(live)
+    assert supervisor.supervise(run.id, "gpu-1") == "paused"
+    run = reload(live, run)
+    assert (run.status, run.step, run.attempt) == ("paused", 4, 1)
+    assert (run.lease_until, run.worker, run.finished_at) == (None, None, None)
+    assert run.failure_message == "Paused at step 4: Too many loops."
+    assert (reaping.reap_lost_leases(live.db), reaping.requeue_interrupted(live.db)) == ([], None)
+    assert supervisor.supervise(run.id, "gpu-1") is None  # a stale message does not take it up again
+    assert supervisor.supervise(other.id, "gpu-1") == "paused"  # the worker took the next run
+    pausing.go_on(live.db, run, live.lead, "Known: the prompts ask for lists.")
+    live.db.commit()
+    assert supervisor.supervise(run.id, "gpu-2") == "paused"  # at step 6, for an alarm of another kind
+    spec = json.loads((service.attempt_folder(run.id, 2) / "spec.json").read_text())
+    assert spec["acknowledged_alarms"] == ["loops"]
+    assert spec["resume_from"].endswith("attempts/1/checkpoints/step-000004")
+    run = reload(live, run)
+    assert run.failure_message == "Paused at step 6: Too many empty."
+    pausing.go_on(live.db, run, live.lead, "Also known.")
+    live.db.commit()
+    assert supervisor.supervise(run.id, "gpu-2") == "succeeded"
+    alarms = live.db.scalars(select(EvaluationAlarm).where(EvaluationAlarm.run_id == run.id).order_by("step")).all()
+    assert [(found.kind, found.resolution, found.reason) for found in alarms] == [
+        ("loops", "accepted", "Known: the prompts ask for lists."),
+        ("empty", "accepted", "Also known."),
+    ]
+    assert reload(live, run).acknowledged_alarms == ["empty", "loops"]

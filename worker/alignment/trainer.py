@@ -23,8 +23,8 @@ from worker.alignment.events import Alarm, EvaluationResult, Progress, RunFinish
 from worker.alignment.memory_plan import DoesNotFitError
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
-from worker.alignment.reporters import JsonlReporter
 from worker.alignment.prompts import PromptCase
+from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import check_pins, told_evaluation
 from worker.alignment.retention import Keeper
 from worker.alignment.sampler import Sampler

@@ -233,6 +233,8 @@ class Story:
                 shown, said_at = words, time.monotonic()
             if run.status == RunStatus.SUCCEEDED:
                 return
+            if run.status == RunStatus.PAUSED:
+                raise StoryError(f"the run is paused and waits for a decision. {run.failure_message}")
             if run.status in FINAL:
                 raise StoryError(
                     f"the run {run.status}: {run.failure_message or run.failure_reason or 'no reason given'}"
