@@ -108,7 +108,9 @@ class SuiteResult(Base):
     """reference, or what the job calls it."""
     checkpoint_id: Mapped[int | None] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"), index=True)
     summary: Mapped[dict[str, Any]] = mapped_column()
-    """{"score": Estimate, "pass_rate": Estimate, "refusal_rate": …, "num_samples", "num_failed", "by_category": {…}}."""
+    """{"num_samples", "num_failed" (without a verdict), "score": Estimate, "pass_rate": Estimate, "refusal_rate": Estimate,
+    "harmful_rate": Estimate (redteam), "by_category": {…}, "difference": Estimate against the arm ``reference`` on the same
+    samples: of the score (eval), of harmful_rate (redteam), of refusal_rate (benign); absent for the reference itself}."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     suite_version: Mapped[SuiteVersion] = relationship()
 
