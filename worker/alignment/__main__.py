@@ -1,4 +1,4 @@
-"""Command line of the alignment library: ``python -m worker.alignment train|estimate|export spec.json``.
+"""Command line of the alignment library: ``python -m worker.alignment train|estimate|export|evaluate spec.json``.
 
 Exit codes: 0 done (or stopped on request), 1 failed (run_finished in events.jsonl says why), 2 the spec is wrong: the
 last line on stderr is ``field: what is wrong; remedy`` and nothing was written. ``estimate`` answers 1 where a step does not
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("train", "train one attempt; SIGTERM finishes the step, saves and exits 0", "TrainSpec"),
         ("estimate", "memory and time of a run, from its spec alone", "TrainSpec"),
         ("export", "take a checkpoint out: the adapter, or merged into its base model", "ExportSpec"),
+        ("evaluate", "samples of arms on suites and held-out log-ratios; SIGTERM keeps what was drawn", "JobSpec"),
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("spec", type=Path, help=f"JSON file of a {kind}")
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from worker.alignment.estimate_command import estimate_spec
 
             return estimate_spec(read_spec(options.spec), measure=options.probe)
+        if options.command == "evaluate":
+            from worker.alignment.evaluate import read_job, run_job
+
+            return run_job(read_job(options.spec))
         from worker.alignment import export
 
         return export.main([str(options.spec)])
