@@ -50,7 +50,7 @@ def _categories(random: Random) -> list[HeatCategory]:
             pull = 0.07 if domain == "Writing" and index < 9 else random.gauss(0, 0.012)
             changes = tuple(pull * (row + 1) / len(_STEPS) + random.gauss(0, 0.006) for row in range(len(_STEPS)))
             rows.append(HeatCategory(f"{domain} {index}", domain, changes, alarm=domain == "Writing" and index < 7))
-    return rows
+    return sorted(rows, key=lambda row: -(row.changes[-1] or 0.0))
 
 
 def examples() -> dict[str, Any]:

@@ -179,6 +179,31 @@ def test_heat_map_draws_one_path_per_bin_with_runs_merged() -> None:
         svg.heat_map(same, [1, 2])
 
 
+def test_every_cell_of_the_heat_map_shows_its_own_bin() -> None:
+    values = [-0.1, -0.05, -0.03, -0.012, 0.0, 0.012, 0.03, 0.05, 0.1, None, 0.1, 0.012, 0.1, -0.1, 0.0]
+    rows = [values, values[::-1], sorted(values, key=lambda value: value or 0.0)]
+    columns = [svg.HeatCategory(str(i), "abc"[i // 6], changes) for i, changes in enumerate(zip(*rows, strict=True))]
+    layout = svg.heat_layout(columns, 3, width=340, left=40)
+    painted: list[tuple[str, list[float]]] = [
+        (element.get("class", "").split()[0], [float(part) for part in re.split(r"[Mhvz ]+", bar)[:4]])
+        for element in _elements(svg.heat_map(columns, [1, 2, 3], width=340, left=40), "path", "crisp")
+        for bar in element.get("d", "").split("M")[1:]
+    ]
+    for block in layout.blocks:
+        for index, column in enumerate(block.columns):
+            for row, change in enumerate(column.changes):
+                x, y = block.x + layout.cell * (index + 0.5), layout.top + layout.row * (row + 0.4)
+                over = [css for css, (left, top, w, h) in painted if left <= x <= left + w and top <= y <= top + h]
+                assert over[-1] == svg.heat_bin(change), (column.name, row)
+
+
+def test_a_search_veils_what_it_does_not_find() -> None:
+    columns = [svg.HeatCategory(str(i), "d", (0.0,), dimmed=i != 2) for i in range(5)]
+    (veil,) = _elements(svg.heat_map(columns, [1], width=240, left=40), "path", "hm-veil")
+    assert veil.get("d", "").count("M") == 2
+    assert not _elements(svg.heat_map(columns[2:3], [1]), "path", "hm-veil")
+
+
 def test_a_large_heat_map_stays_small() -> None:
     many = [
         svg.HeatCategory(str(i), f"d{i // 66}", tuple(((i * 37 + r * 11) % 100 - 50) / 700 for r in range(13)))

@@ -5,17 +5,29 @@ Text is 11 px at the width a chart is drawn for: pass the real width, and use ``
 
 from app.web.svg.bars import Day, daily_bars, histogram, memory_bar, share_bar
 from app.web.svg.forest import CalibrationArm, CalibrationBin, ForestRow, calibration, forest
-from app.web.svg.heat import HeatCategory, balance, cell_strip, heat_bin, heat_map, heat_scale
+from app.web.svg.heat import (
+    EDGES,
+    HeatCategory,
+    HeatLayout,
+    balance,
+    cell_strip,
+    heat_bin,
+    heat_layout,
+    heat_map,
+    heat_scale,
+)
 from app.web.svg.marks import both, legend_key, progress, spark
 from app.web.svg.points import Estimate, evaluated, interval_cell
 
 __all__ = [
+    "EDGES",
     "CalibrationArm",
     "CalibrationBin",
     "Day",
     "Estimate",
     "ForestRow",
     "HeatCategory",
+    "HeatLayout",
     "balance",
     "both",
     "calibration",
@@ -24,6 +36,7 @@ __all__ = [
     "evaluated",
     "forest",
     "heat_bin",
+    "heat_layout",
     "heat_map",
     "heat_scale",
     "histogram",
