@@ -11,6 +11,7 @@ from app.core.errors import InvalidError, UnavailableError
 from app.core.storage import artifact_path, require_free_space
 from app.models import Run
 from app.runs.base_models import find_base_model
+from app.runs.diversity_suites import find_version, prompt_lines
 from app.runs.service import attempt_folder
 from app.runs.starts import find_start
 from worker.alignment.checkpoints import clear_leftovers, latest_valid_checkpoint
@@ -55,6 +56,7 @@ def prepare(run: Run) -> Prepared:
             cache_dir=str(artifact_path("cache")),
             resume_from=str(resume_from) if resume_from else None,
             acknowledged_alarms=tuple(run.acknowledged_alarms),
+            diversity_prompts=_write_prompts(run, config, attempt_dir),
         )
         spec_file = attempt_dir / "spec.json"
         spec_file.write_text(json.dumps(spec.to_json(), indent=1), encoding="utf-8")
@@ -77,6 +79,21 @@ def _with_adapter(run: Run, config: AlignmentConfig) -> AlignmentConfig:
     with session_scope() as db:
         start = find_start(db, run.project_id, config)
         return replace(config, init_adapter=str(artifact_path(start.checkpoint.path))) if start else config
+
+
+def _write_prompts(run: Run, config: AlignmentConfig, attempt_dir: Path) -> str:
+    """The chosen suite's prompts as a file of the attempt; "" where the dev split's are sampled."""
+    with session_scope() as db:
+        try:
+            version = find_version(db, run.project_id, config.evaluation.diversity_suite)
+        except InvalidError as error:
+            raise PreparationError("data", f"The prompts for diversity: {error.fields['diversity_suite']}.") from error
+        if version is None:
+            return ""
+        file = attempt_dir / "diversity.jsonl"
+        with file.open("w", encoding="utf-8") as lines:
+            lines.writelines(prompt_lines(db, version))
+        return str(file)
 
 
 def snapshot_folder(path: str) -> Path:

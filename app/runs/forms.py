@@ -21,6 +21,7 @@ from worker.alignment.config import (
     Quantization,
     Reference,
     Schedule,
+    TrainingData,
 )
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -72,6 +73,8 @@ NESTED = {
             "temperature",
             "top_p",
             "word_limit",
+            "diversity_suite",
+            "pause_on_alarm",
         )
     },
 }
@@ -115,6 +118,8 @@ class LaunchForm(BaseModel):
     num_epochs: float = 1.0
     max_steps: int = 0
     batch_size: int = 32
+    data: TrainingData = "all"
+    max_pairs_per_prompt: int = 4
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
@@ -129,6 +134,9 @@ class LaunchForm(BaseModel):
     temperature: float = 1.0
     top_p: float = 1.0
     word_limit: int = 100
+    diversity_suite: str = Field("", max_length=100)
+    """Content hash of a suite's version; empty: the dev split's prompts."""
+    pause_on_alarm: bool = True
     seed: int = 0
     lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.1

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidError, NotFoundError
 from app.datasets.service import find_snapshot
 from app.models import Project, Run, Snapshot, User
-from app.runs import preflight, service, starts
+from app.runs import diversity_suites, preflight, service, starts
 from app.runs.base_models import BaseModel, find_base_model, list_base_models
 from app.runs.forms import ALWAYS, OBJECTIVES, PRESET_WORDS, PRESETS, LaunchForm
 from app.settings import get_settings
@@ -42,13 +42,14 @@ def start_form(db: Session, project: Project, *, source: Run | None, snapshot_id
     )
 
 
-def choices(db: Session, project: Project, source: Run | None) -> dict[str, Any]:
+def choices(db: Session, project: Project, source: Run | None, diversity_suite: str) -> dict[str, Any]:
     return {
         "snapshots": service.list_snapshots(db, project),
         "models": list_base_models(),
         "objectives": [(value, name) for value, name, _ in OBJECTIVES],
         "objective_hints": {value: sentence for value, _, sentence in OBJECTIVES},
         "starts": [starts.choice(version) for version in starts.list_starts(db, project)],
+        "suites": diversity_suites.choices(db, project, diversity_suite),
         "allow_hub": get_settings().allow_hub_models,
         "presets": [(name, *PRESET_WORDS[name], json.dumps(PRESETS[name])) for name in PRESETS],
         "source": source,
@@ -69,6 +70,7 @@ def resolve(db: Session, project: Project, form: LaunchForm) -> tuple[Snapshot, 
     model = find_base_model(form.base_model)
     config = form.to_config(base_model=model.name)
     starts.find_start(db, project.id, config)
+    diversity_suites.find_version(db, project.id, config.evaluation.diversity_suite)
     return snapshot, model, config
 
 
@@ -106,6 +108,7 @@ def launch_by_names(
     model = find_base_model(base_model)
     config = config_from_words(model.name, changes)
     starts.find_start(db, found.id, config)
+    diversity_suites.find_version(db, found.id, config.evaluation.diversity_suite)
     result = preflight.check(db, frozen, model, config)
     _refuse(result)
     key = launch_key or secrets.token_urlsafe(16)

@@ -129,7 +129,7 @@ def _form_page(
     source: Run | None = None,
 ) -> HTMLResponse:
     context = launching.checked(db, viewer.project, typed)
-    context |= launching.choices(db, viewer.project, source)
     status = 422 if errors else 200
     fields = LaunchForm.model_construct().model_dump() | typed
+    context |= launching.choices(db, viewer.project, source, fields["diversity_suite"])
     return render(request, "runs/new.html", context | {"form": fields, "errors": errors or {}}, status_code=status)

@@ -27,6 +27,8 @@ UNUSUAL = AlignmentConfig(
     num_epochs=2.0,
     max_steps=7,
     batch_size=16,
+    data="paired",
+    max_pairs_per_prompt=2,
     tokens_per_microbatch=512,
     max_length=64,
     kl_scope="microbatch",
@@ -56,6 +58,8 @@ UNUSUAL = AlignmentConfig(
         top_p=0.9,
         word_limit=50,
         seed=3,
+        diversity_suite="0" * 64,
+        pause_on_alarm=False,
     ),
 )
 

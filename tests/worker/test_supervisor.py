@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
 from app.core.storage import artifact_path
-from app.models import Checkpoint, Evaluation, EvaluationAlarm, Run, RunEvent, Worker
+from app.models import Checkpoint, Evaluation, EvaluationAlarm, Run, RunEvent, Suite, SuiteSample, SuiteVersion, Worker
 from app.registry.service import make_version
 from app.runs import lifecycle, pausing, reaping, service
 from tests.runs.conftest import Bench
 from tests.worker.conftest import trainers
 from worker import supervisor
+from worker.alignment.config import EvaluationSettings
 from worker.presence import Presence
 from worker.recorder import Recorder
 
@@ -279,3 +281,39 @@ def test_a_run_paused_by_an_alarm_frees_its_worker_and_goes_on_by_decision(live,
         ("empty", "accepted", "Also known."),
     ]
     assert reload(live, run).acknowledged_alarms == ["empty", "loops"]
+
+
+def test_the_suite_of_diversity_prompts_becomes_a_file_of_the_attempt(live, trainer):
+    suite = Suite(project_id=live.project.id, name="Wide", kind="diversity")
+    live.db.add(suite)
+    live.db.flush()
+    version = SuiteVersion(
+        project_id=live.project.id, suite_id=suite.id, content_hash="ab" * 32, header={}, num_samples=2
+    )
+    live.db.add(version)
+    live.db.flush()
+    for number, (category, metadata) in enumerate([("tea/green", {"domain": "drinks", "open_ended": False}), ("", {})]):
+        asked = [{"role": "user", "content": f"Question {number}?"}]
+        data = {"id": f"s{number}", "input": asked, "category": category, "metadata": metadata}
+        live.db.add(
+            SuiteSample(version_id=version.id, number=number, sample_id=f"s{number}", category=category, data=data)
+        )
+    evaluation = EvaluationSettings(interval_steps=2, diversity_suite=version.content_hash)
+    run = queue(live, evaluation=evaluation)
+    assert supervisor.supervise(run.id, "gpu-1") == "succeeded"
+    spec = json.loads((service.attempt_folder(run.id, 1) / "spec.json").read_text())
+    lines = [json.loads(line) for line in Path(spec["diversity_prompts"]).read_text().splitlines()]
+    assert lines == [
+        {
+            "category": "tea/green",
+            "messages": [{"role": "user", "content": "Question 0?"}],
+            "domain": "drinks",
+            "open_ended": False,
+        },
+        {"category": "uncategorised", "messages": [{"role": "user", "content": "Question 1?"}]},
+    ]
+    gone = queue(live, evaluation=EvaluationSettings(diversity_suite="cd" * 32))
+    assert supervisor.supervise(gone.id, "gpu-1") == "failed"
+    gone = reload(live, gone)
+    assert gone.failure_reason == "data"
+    assert "there is no diversity suite cdcdcdcdcdcd in this project" in str(gone.failure_message)
