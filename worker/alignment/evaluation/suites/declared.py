@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.alignment.evaluation.suites import pii
 from worker.alignment.evaluation.suites.instructions import INSTRUCTIONS, known_id, problems_of
 from worker.alignment.evaluation.suites.patterns import PatternError, compiled
 from worker.alignment.evaluation.suites.problems import Notes, nearest
@@ -13,7 +14,6 @@ from worker.alignment.evaluation.suites.schemas import SchemaError, validator
 
 MAX_CHECKS = 50
 MAX_VALUES = 200
-PII_KINDS = ("email", "phone", "card", "iban", "ip", "ssn", "secret")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def one_of(*known: str) -> Reader:
 def _kinds(value: Any, notes: Notes, name: str) -> Any:
     kinds = texts(value, notes, name)
     for kind in kinds:
-        one_of(*PII_KINDS)(kind, notes, name)
+        one_of(*pii.KINDS)(kind, notes, name)
     return sorted(map(str, kinds))
 
 
