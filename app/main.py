@@ -10,11 +10,13 @@ from app.accounts.people_routes import router as people_pages
 from app.accounts.routes import router as account_pages
 from app.core.logs import set_up_logs
 from app.datasets.routes import router as dataset_pages
+from app.evaluations.diversity_routes import router as diversity_pages
 from app.evaluations.routes import router as evaluation_pages
 from app.feedback.api import router as feedback_api
 from app.feedback.routes import router as feedback_pages
 from app.home.routes import router as home_pages
 from app.registry.api import router as version_api
+from app.registry.monitoring_routes import router as monitoring_pages
 from app.registry.routes import router as version_pages
 from app.runs.events import router as run_events
 from app.runs.routes import router as run_pages
@@ -33,11 +35,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     people_pages,
     dataset_pages,
     home_pages,
+    diversity_pages,
     evaluation_pages,
     run_pages,
     run_events,
     worker_pages,
     version_pages,
+    monitoring_pages,
     version_api,
     health_pages,
     styleguide_pages,

@@ -25,6 +25,7 @@ from worker.presence import Presence
 from worker.supervisor import stop_all
 
 REAP_SECONDS = 5.0
+MONITOR_SECONDS = 300.0
 
 app = Celery("kto", broker=celery_url(get_settings().redis_url))
 app.conf.update(
@@ -45,7 +46,12 @@ app.conf.update(
             "task": "worker.tasks.reap.reap",
             "schedule": REAP_SECONDS,
             "options": {"queue": QUEUE_TASKS, "expires": 2 * REAP_SECONDS},
-        }
+        },
+        "monitor": {
+            "task": "worker.tasks.monitor.monitor",
+            "schedule": MONITOR_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": MONITOR_SECONDS},
+        },
     },
     timezone="UTC",
 )

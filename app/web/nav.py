@@ -57,7 +57,15 @@ STAGES = (
         "chart-dots",
         (NavItem("evaluations", "Evaluations", "chart-dots", "/evaluations", "evaluation.view"),),
     ),
-    NavStage("serve", "Serve", "versions", (NavItem("versions", "Versions", "versions", "/versions", "version.view"),)),
+    NavStage(
+        "serve",
+        "Serve",
+        "versions",
+        (
+            NavItem("versions", "Versions", "versions", "/versions", "version.view"),
+            NavItem("monitoring", "Monitoring", "heartbeat", "/monitoring", "monitoring.view"),
+        ),
+    ),
 )
 
 FOOT = (
