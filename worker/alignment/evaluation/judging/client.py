@@ -1,0 +1,359 @@
+"""One HTTP client for OpenAI-compatible servers: chat completions and embeddings, with errors told per request.
+
+An answer that was paid for is not asked for again (``ask``'s cache), each is reported as it arrives, and a server that is
+down, slow, rate-limited or talks nonsense costs a bounded time and ends in an ``EndpointError`` of that request alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, Self
+
+import httpx
+
+Kind = Literal["timeout", "rate_limited", "refused", "http", "nonsense", "down"]
+Answer = dict[str, Any]
+"""What is cached: {"texts": [...], "finish_reasons": [...]} of a chat, {"vectors": [[...]]} of embeddings."""
+
+MAX_BYTES = 32 * 1024 * 1024
+MAX_WAIT_SECONDS = 60.0
+"""The longest pause between attempts, whatever Retry-After asks for."""
+GIVE_UP_AFTER = 5
+"""Requests in a row that found the server down or refusing before the others are no longer sent."""
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+
+
+class EndpointError(Exception):
+    """Why one request has no answer. ``message`` is one sentence for the page and holds no key."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[EndpointError], tuple[Kind, str]]:
+        return EndpointError, (self.kind, self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings:
+    url: str
+    """Base address, as https://host/v1."""
+    model: str
+    key: str = field(default="", repr=False)
+    timeout_seconds: float = 60.0
+    """Of one attempt as a whole, a dripping answer included."""
+    concurrency: int = 4
+    max_attempts: int = 4
+    budget_seconds: float = 3600.0
+    """Of all requests of one client together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question; equal ones have equal hashes, so a repeat needs another ``seed`` or ``repeat``."""
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    """Texts to embed; a request with these is no chat."""
+    repeat: int = 0
+    """Tells askings of the same question apart in the cache; never sent."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        if self.inputs:
+            return {"model": model, "input": list(self.inputs), "encoding_format": "float"}
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [dict(message) for message in self.messages],
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+        }
+        optional = {"seed": self.seed, "n": self.n if self.n > 1 else None, "stop": list(self.stop) or None}
+        return body | {name: value for name, value in optional.items() if value is not None}
+
+    def key(self, model: str) -> str:
+        """SHA-256 of what is asked of which model, hexadecimal: the cache's key."""
+        told = json.dumps([self.body(model), self.n, self.repeat], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+Report = Callable[[str, Answer | EndpointError], None]
+"""Called with a request's hash and its answer or error, from one thread at a time."""
+
+
+class Client:
+    """A context manager. ``validate`` is called with the address before every attempt and raises ValueError to forbid it;
+    ``transport`` replaces httpx's own (an address policy that pins what a name resolved to, or a test's).
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        validate: Callable[[str], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.settings = settings
+        self._validate = validate
+        self._stop = stop or threading.Event()
+        self._ends = time.monotonic() + settings.budget_seconds
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._http = httpx.Client(
+            transport=transport,
+            follow_redirects=False,
+            trust_env=False,
+            timeout=settings.timeout_seconds,
+            limits=httpx.Limits(max_connections=settings.concurrency),
+        )
+
+    def __repr__(self) -> str:
+        return f"Client({self.settings!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def chat(self, request: Request) -> Answer:
+        """Texts of one chat, exactly ``request.n`` of them; raises EndpointError.
+
+        A server that ignores ``n`` is asked again until all are there.
+        """
+        texts: list[str] = []
+        reasons: list[str] = []
+        while len(texts) < request.n:
+            body = request.body(self.settings.model)
+            left = request.n - len(texts)
+            if request.n > 1:
+                body["n"] = left
+            if request.seed is not None:
+                body["seed"] = request.seed + len(texts)
+            found = self._post("chat/completions", body, _read_chat)
+            texts += [text for text, _ in found[:left]]
+            reasons += [reason for _, reason in found[:left]]
+        return {"texts": texts, "finish_reasons": reasons}
+
+    def embed(self, inputs: Sequence[str]) -> list[list[float]]:
+        """One vector a text, in order; raises EndpointError."""
+        if not inputs:
+            return []
+        body = Request(inputs=tuple(inputs)).body(self.settings.model)
+        return self._post("embeddings", body, lambda data: _read_vectors(data, len(inputs)))
+
+    def ask(
+        self, requests: Sequence[Request], *, cache: Mapping[str, Answer] | None = None, report: Report | None = None
+    ) -> list[Answer | EndpointError]:
+        """All answers in the order of ``requests``, at most ``concurrency`` at once; never raises for a single one.
+
+        What the cache holds is not asked. Equal requests are asked once. ``report`` gets each new answer or error as it
+        arrives: store it there and a later call goes on where this one was stopped.
+        """
+        known = cache or {}
+        keys = [request.key(self.settings.model) for request in requests]
+        pending = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        found: dict[str, Answer | EndpointError] = {}
+        failures: list[EndpointError] = []
+
+        def one(key: str, request: Request) -> None:
+            result = self._given_up(failures) or self._try(request)
+            with self._lock:
+                found[key] = result
+                if isinstance(result, EndpointError) and result.kind in ("down", "refused"):
+                    failures.append(result)
+                else:
+                    failures.clear()
+                if report is not None:
+                    report(key, result)
+
+        with ThreadPoolExecutor(max_workers=max(1, self.settings.concurrency)) as pool:
+            for done in [pool.submit(one, key, request) for key, request in pending.items()]:
+                done.result()
+        return [known[key] if key in known else found[key] for key in keys]
+
+    def _given_up(self, failures: list[EndpointError]) -> EndpointError | None:
+        with self._lock:
+            if len(failures) < GIVE_UP_AFTER:
+                return None
+            return EndpointError(
+                failures[-1].kind, f"Not asked: {len(failures)} requests in a row failed. {_last(failures)}"
+            )
+
+    def _try(self, request: Request) -> Answer | EndpointError:
+        try:
+            return {"vectors": self.embed(request.inputs)} if request.inputs else self.chat(request)
+        except EndpointError as error:
+            return error
+
+    def _post(self, path: str, body: dict[str, Any], read: Callable[[Any], Any]) -> Any:
+        last = EndpointError("down", "The server was not asked.")
+        for attempt in range(max(1, self.settings.max_attempts)):
+            self._wait(last if attempt else None)
+            try:
+                return read(self._attempt(path, body))
+            except _AgainError as again:
+                last = again.error
+                self._pause(attempt, again.after)
+        raise last
+
+    def _wait(self, last: EndpointError | None) -> None:
+        """Until the shared pause is over; raises when the budget ends before it."""
+        while (delay := self._not_before - time.monotonic()) > 0:
+            if time.monotonic() + delay >= self._ends or self._stop.wait(min(delay, 1.0)):
+                break
+        if self._stop.is_set():
+            raise EndpointError("timeout", "Stopped before it was asked.")
+        if time.monotonic() >= self._ends or self._not_before >= self._ends:
+            reason = f" The last attempt: {last.message}" if last else ""
+            kind: Kind = last.kind if last else "timeout"
+            raise EndpointError(
+                kind, f"The time for all requests ({self.settings.budget_seconds:g} s) is spent.{reason}"
+            )
+
+    def _pause(self, attempt: int, after: float | None) -> None:
+        """One that is told to wait holds all back: the limit is the server's, not the request's."""
+        delay = min(MAX_WAIT_SECONDS, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)
+        if after is not None:
+            delay = min(MAX_WAIT_SECONDS, max(delay, after + random.uniform(0, 0.1)))
+        self._not_before = max(self._not_before, time.monotonic() + delay)
+
+    def _attempt(self, path: str, body: dict[str, Any]) -> Any:
+        url = f"{self.settings.url.rstrip('/')}/{path}"
+        headers = {"authorization": f"Bearer {self.settings.key}"} if self.settings.key else {}
+        content = json.dumps(body).encode()
+        seconds = min(self.settings.timeout_seconds, max(0.05, self._ends - time.monotonic()))
+        try:
+            if self._validate is not None:
+                self._validate(url)
+            with self._http.stream(
+                "POST", url, content=content, headers=headers | {"content-type": "application/json"}, timeout=seconds
+            ) as response:
+                return self._read(response, time.monotonic() + seconds)
+        except httpx.TimeoutException:
+            raise _AgainError("timeout", f"No answer within {seconds:g} s.") from None
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise _AgainError("down", f"The server could not be reached ({type(error).__name__}).") from None
+        except (httpx.InvalidURL, ValueError) as error:
+            raise EndpointError("refused", f"This address may not be asked: {self._hidden(str(error))}") from None
+
+    def _read(self, response: httpx.Response, ends: float) -> Any:
+        content = b"".join(_bounded(response, ends))
+        status = response.status_code
+        if status in _AGAIN:
+            kind: Kind = "rate_limited" if status == 429 else "http"
+            words = "The server limits how often it is asked" if status == 429 else "The server failed"
+            raise _AgainError(kind, f"{words} (HTTP {status}).{self._told(content)}", _retry_after(response))
+        if 300 <= status < 400:
+            raise EndpointError("refused", f"The server redirects (HTTP {status}); redirects are not followed.")
+        if status >= 500:
+            raise EndpointError("http", f"The server failed (HTTP {status}).{self._told(content)}")
+        if status >= 400:
+            raise EndpointError("refused", f"The server refused the request (HTTP {status}).{self._told(content)}")
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise _AgainError("nonsense", f"The answer is not JSON.{self._told(content)}") from None
+
+    def _told(self, content: bytes) -> str:
+        """The server's own words, shortened."""
+        text = content[:4000].decode("utf-8", "replace")
+        try:
+            data = json.loads(text)
+            error = data.get("error", data) if isinstance(data, dict) else data
+            text = str(error.get("message", "") if isinstance(error, dict) else error)
+        except ValueError:
+            pass
+        text = " ".join(self._hidden(text).split())[:200]
+        return f" It says: {text}" if text else ""
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self.settings.key, "[key]") if self.settings.key else text
+
+
+class _AgainError(Exception):
+    """An attempt that failed in a way which may pass."""
+
+    def __init__(self, kind: Kind, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.error = EndpointError(kind, message)
+        self.after = after
+
+
+def _bounded(response: httpx.Response, ends: float) -> Iterator[bytes]:
+    size = 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > MAX_BYTES:
+            raise EndpointError("nonsense", f"The answer is longer than {MAX_BYTES // 2**20} MiB.")
+        if time.monotonic() > ends:
+            raise _AgainError("timeout", "The answer did not end in time.")
+        yield part
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that Retry-After asks for, given as such or as a date."""
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value)) if float(value) < float("inf") else None
+    except ValueError:
+        pass
+    try:
+        when = parsedate_to_datetime(value)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _read_chat(data: Any) -> list[tuple[str, str]]:
+    """(text, finish reason) of every choice."""
+    choices = data.get("choices") if isinstance(data, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise _AgainError("nonsense", "The answer holds no choices.")
+    found = []
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        text = message.get("content") if isinstance(message, dict) else None
+        if isinstance(text, list):  # content parts
+            text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
+        if not isinstance(text, str):
+            raise _AgainError("nonsense", "A choice holds no text.")
+        found.append((text, str(choice.get("finish_reason") or "")))
+    return found
+
+
+def _read_vectors(data: Any, count: int) -> list[list[float]]:
+    rows = data.get("data") if isinstance(data, dict) else None
+    if not isinstance(rows, list) or len(rows) != count:
+        raise _AgainError("nonsense", f"The answer does not hold {count} vectors.")
+    try:
+        ordered = sorted(rows, key=lambda row: int(row.get("index", 0)))
+        vectors = [[float(value) for value in row["embedding"]] for row in ordered]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise _AgainError("nonsense", "A vector is not a list of numbers.") from None
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0] or any(v != v for row in vectors for v in row):  # noqa: PLR0124
+        raise _AgainError("nonsense", "The vectors differ in length, are empty or hold NaN.")
+    return vectors
+
+
+def _last(failures: Sequence[EndpointError]) -> str:
+    return failures[-1].message.removeprefix("Not asked: ").rpartition("in a row failed. ")[2]
