@@ -59,6 +59,7 @@ def test_a_worse_model_opens_one_incident(db: Session, factory: Any, shop: Any) 
     assert empty.status_code == 422
     assert "Say what was found or done" in empty.text
     assert client.post(f"{root}/incidents/{incident.id}/close", data={"note": "Rolled back."}).status_code == 303
+    db.refresh(incident)
     assert (incident.status, incident.note) == ("closed", "Rolled back.")
     assert incidents.check(db, project) == 0, "the chart starts again after the incident was closed"
 
