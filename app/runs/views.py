@@ -193,14 +193,21 @@ def _end(run: Run, now: datetime) -> dict[str, Any]:
         }
     end = expected_end(run, now)
     if end is None:
-        return {"label": "Ends about", "value": DASH, "detail": "known after the first steps"}
+        detail = "waits for a decision" if run.status == "paused" else "known after the first steps"
+        return {"label": "Ends about", "value": DASH, "detail": detail}
     left = duration((end - now).total_seconds())
     return {"label": "Ends about", "value": clock(end), "unit": "UTC", "detail": f"in {left}"}
 
 
 def _worker(db: Session, run: Run) -> dict[str, Any]:
     if not run.worker:
-        return {"label": "Worker", "value": DASH, "detail": "waits for one", "word": True, "wide_only": True}
+        return {
+            "label": "Worker",
+            "value": DASH,
+            "detail": "" if run.status == "paused" else "waits for one",
+            "word": True,
+            "wide_only": True,
+        }
     row = db.get(Worker, run.worker)
     device = row.devices[0]["name"] if row and row.devices else ""
     heard = f"heard {since(row.heard_at)}" if row and not is_final(run) else ""
