@@ -13,14 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.alignment.evaluation.stats import (
-    Floats,
-    auc,
-    bootstrap_interval,
-    cluster_index,
-    weighted_auc,
-    weighted_mean,
-)
+from worker.alignment.evaluation.intervals import auc_estimate, mean_estimate
+from worker.alignment.evaluation.stats import Floats, auc, cluster_index
 from worker.alignment.events import Estimate, HeldoutResult
 
 
@@ -44,36 +38,18 @@ class HeldoutRows:
 def heldout_result(rows: HeldoutRows, beta: float) -> HeldoutResult:
     """All held-out figures of one checkpoint."""
     rewards = beta * rows.logratios
-    clusters, num_clusters = cluster_index(rows.roots)
     right = (np.where(rows.labels, rewards, -rewards) > 0).astype(np.float64)
     return HeldoutResult(
         num_desirable=int(rows.labels.sum()),
         num_undesirable=int((~rows.labels).sum()),
-        accuracy=_mean(right, clusters, num_clusters),
-        auc=_pooled_auc(rewards, rows.labels, clusters, num_clusters),
+        accuracy=mean_estimate(right, rows.roots),
+        auc=auc_estimate(rewards, rows.labels, rows.roots),
         auc_within_prompt=_auc_within_prompt(rewards, rows),
-        auc_length=_pooled_auc(rows.lengths.astype(np.float64), rows.labels, clusters, num_clusters),
-        kl=_mean(rows.kl_logratios, *cluster_index(rows.kl_roots)),
+        auc_length=auc_estimate(rows.lengths.astype(np.float64), rows.labels, rows.roots),
+        kl=mean_estimate(rows.kl_logratios, rows.kl_roots),
         reward_desirable=_class_mean(rewards, rows.labels),
         reward_undesirable=_class_mean(rewards, ~rows.labels),
     )
-
-
-def _mean(values_N: Floats, clusters_N: NDArray[np.int64], num_clusters: int) -> Estimate:
-    if len(values_N) == 0:
-        return Estimate(value=None)
-    low, high = bootstrap_interval(clusters_N, num_clusters, weighted_mean(values_N))
-    return Estimate(value=float(values_N.mean()), low=low, high=high, n=len(values_N))
-
-
-def _pooled_auc(
-    scores_N: Floats, labels_N: NDArray[np.bool_], clusters_N: NDArray[np.int64], num_clusters: int
-) -> Estimate:
-    value = auc(scores_N, labels_N)
-    if value is None:
-        return Estimate(value=None, n=len(scores_N))
-    low, high = bootstrap_interval(clusters_N, num_clusters, weighted_auc(scores_N, labels_N))
-    return Estimate(value=value, low=low, high=high, n=len(scores_N))
 
 
 def _auc_within_prompt(rewards_N: Floats, rows: HeldoutRows) -> Estimate:
@@ -88,8 +64,7 @@ def _auc_within_prompt(rewards_N: Floats, rows: HeldoutRows) -> Estimate:
         if value is not None:
             values.append(value)
             roots.append(rows.roots[part[0]])
-    clusters, num_clusters = cluster_index(np.array(roots, dtype=object))
-    return _mean(np.array(values, dtype=np.float64), clusters, num_clusters)
+    return mean_estimate(np.array(values, dtype=np.float64), np.array(roots, dtype=object))
 
 
 def _class_mean(rewards_N: Floats, chosen_N: NDArray[np.bool_]) -> float | None:

@@ -1,0 +1,85 @@
+"""95 % intervals of the figures that the pages print: means, paired differences, AUC, shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.alignment.evaluation.stats import (
+    Floats,
+    auc,
+    bootstrap_interval,
+    cluster_index,
+    weighted_auc,
+    weighted_mean,
+)
+from worker.alignment.events import Estimate
+
+Interval = tuple[float, float] | tuple[None, None]
+
+
+def mean_interval(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Interval:
+    """Of the rows' mean; rows of one cluster stay together. (None, None) below 5 clusters or without any spread."""
+    return bootstrap_interval(*cluster_index(clusters_N), weighted_mean(values_N), seed=seed)
+
+
+def mean_estimate(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
+    """The rows' mean with its interval; ``n`` is their number."""
+    if len(values_N) == 0:
+        return Estimate(value=None)
+    low, high = mean_interval(values_N, clusters_N, seed=seed)
+    return Estimate(value=float(values_N.mean()), low=low, high=high, n=len(values_N))
+
+
+def paired_difference(first_N: Floats, second_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
+    """Mean of first - second over rows that both arms answered."""
+    return mean_estimate(first_N - second_N, clusters_N, seed=seed)
+
+
+def auc_estimate(scores_N: Floats, labels_N: NDArray[np.bool_], clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
+    """AUC with its interval, kept within 0 and 1; None where a class is missing."""
+    value = auc(scores_N, labels_N)
+    if value is None:
+        return Estimate(value=None, n=len(scores_N))
+    low, high = bootstrap_interval(*cluster_index(clusters_N), weighted_auc(scores_N, labels_N), seed=seed)
+    if low is None or high is None:
+        return Estimate(value=value, n=len(scores_N))
+    return Estimate(value=value, low=max(0.0, low), high=min(1.0, high), n=len(scores_N))
+
+
+def wilson_interval(hits: int, num: int, level: float = 0.95) -> Interval:
+    """Of a share of independent rows (Wilson 1927); (None, None) without any."""
+    if num == 0:
+        return None, None
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = hits / num, z * z / num
+    middle = (share + spread / 2) / (1 + spread)
+    reach = z / (1 + spread) * (share * (1 - share) / num + spread / (4 * num)) ** 0.5
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def clopper_pearson_upper(hits: int, num: int, level: float = 0.975) -> float:
+    """Exact upper bound of a share: at it, ``hits`` or fewer have a chance of 1 - level."""
+    if hits >= num:
+        return 1.0
+    return _bisect(lambda share: _binomial_cdf(hits, num, share) > 1 - level)
+
+
+def _binomial_cdf(hits: int, num: int, share: float) -> float:
+    """Summed from its own logarithms, so that thousands of rows neither overflow nor vanish."""
+    k = np.arange(hits + 1)
+    logs = np.concatenate([[0.0], np.cumsum(np.log((num - k[:-1]) / (k[:-1] + 1)))])
+    return float(np.exp(logs + k * np.log(share) + (num - k) * np.log1p(-share)).sum())
+
+
+def _bisect(below: Callable[[float], bool]) -> float:
+    """Where ``below`` turns from true to false between 0 and 1."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return (low + high) / 2
