@@ -142,7 +142,7 @@ def _evaluation(data: dict[str, Any]) -> str:
 
 def _decision(data: dict[str, Any]) -> str:
     found = data["kto_against_dpo"]
-    return f"## KTO against DPO\n\n{found['sentence']}" if found else ""
+    return f"## KTO against DPO\n\n{found['headline']} {found['detail']}" if found else ""
 
 
 def _suites(data: dict[str, Any]) -> str:

@@ -173,7 +173,7 @@ def _decision(decision: dict[str, Any] | None) -> Gate:
         return Gate(key="decision", state="missing", evidence="no DPO baseline was compared", rule=rule)
     states: dict[str, Outcome] = {"better": "pass", "worse": "fail", "guard_failed": "fail"}
     return Gate(
-        key="decision", state=states.get(decision["verdict"], "missing"), evidence=decision["sentence"], rule=rule
+        key="decision", state=states.get(decision["verdict"], "missing"), evidence=decision["headline"], rule=rule
     )
 
 

@@ -8,7 +8,7 @@ from app.models import Evaluation, EvaluationAlarm, GatePolicy
 from app.registry.gates import Evidence, Gate, SuiteEvidence, blocking, gates_of, shown_beyond, summary_of
 from tests.evaluations.support import contrast, estimate, heldout, metrics
 
-BETTER = {"verdict": "better", "sentence": "KTO is better than DPO on tasks, and not worse on the guards."}
+BETTER = {"verdict": "better", "headline": "KTO is better than DPO on tasks, and not worse on the guards."}
 
 
 def suite(kind: str, value: float, half: float | None, **changes: Any) -> SuiteEvidence:
@@ -97,7 +97,7 @@ def test_the_level_holds_for_all_gates_together() -> None:
     ],
 )
 def test_the_decision_as_it_was_made(verdict: str, state: str) -> None:
-    found = gate("decision", decision={"verdict": verdict, "sentence": "As computed."})
+    found = gate("decision", decision={"verdict": verdict, "headline": "As computed."})
     assert (found.state, found.evidence) == (state, "As computed.")
 
 
