@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.core.db import session_scope
+from app.evaluations.job_leases import requeue_stale_jobs
 from app.registry.export_leases import requeue_stale_exports
 from app.runs import reaping
 from worker.celery_app import app
@@ -19,3 +20,5 @@ def reap() -> None:
         reaping.forget_workers(db)
     with session_scope() as db:
         requeue_stale_exports(db)
+    with session_scope() as db:
+        requeue_stale_jobs(db)
