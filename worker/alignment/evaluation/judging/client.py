@@ -11,37 +11,33 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 
-Kind = Literal["timeout", "rate_limited", "refused", "http", "nonsense", "down"]
+from worker.alignment.evaluation.judging.wire import (
+    AgainError,
+    EndpointError,
+    Kind,
+    bounded,
+    read_chat,
+    read_vectors,
+    retry_after,
+)
+
+__all__ = ["Answer", "Client", "EndpointError", "EndpointSettings", "Kind", "Report", "Request"]
+
 Answer = dict[str, Any]
 """What is cached: {"texts": [...], "finish_reasons": [...]} of a chat, {"vectors": [[...]]} of embeddings."""
 
-MAX_BYTES = 32 * 1024 * 1024
 MAX_WAIT_SECONDS = 60.0
 """The longest pause between attempts, whatever Retry-After asks for."""
 GIVE_UP_AFTER = 5
 """Requests in a row that found the server down or refusing before the others are no longer sent."""
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
-
-
-class EndpointError(Exception):
-    """Why one request has no answer. ``message`` is one sentence for the page and holds no key."""
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
-        self.kind: Kind = kind
-        self.message = message
-
-    def __reduce__(self) -> tuple[type[EndpointError], tuple[Kind, str]]:
-        return EndpointError, (self.kind, self.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +143,7 @@ class Client:
                 body["n"] = left
             if request.seed is not None:
                 body["seed"] = request.seed + len(texts)
-            found = self._post("chat/completions", body, _read_chat)
+            found = self._post("chat/completions", body, read_chat)
             texts += [text for text, _ in found[:left]]
             reasons += [reason for _, reason in found[:left]]
         return {"texts": texts, "finish_reasons": reasons}
@@ -157,7 +153,8 @@ class Client:
         if not inputs:
             return []
         body = Request(inputs=tuple(inputs)).body(self.settings.model)
-        return self._post("embeddings", body, lambda data: _read_vectors(data, len(inputs)))
+        vectors: list[list[float]] = self._post("embeddings", body, lambda data: read_vectors(data, len(inputs)))
+        return vectors
 
     def ask(
         self, requests: Sequence[Request], *, cache: Mapping[str, Answer] | None = None, report: Report | None = None
@@ -177,7 +174,7 @@ class Client:
             result = self._given_up(failures) or self._try(request)
             with self._lock:
                 found[key] = result
-                if isinstance(result, EndpointError) and result.kind in ("down", "refused"):
+                if isinstance(result, EndpointError) and result.of_all:
                     failures.append(result)
                 else:
                     failures.clear()
@@ -193,9 +190,9 @@ class Client:
         with self._lock:
             if len(failures) < GIVE_UP_AFTER:
                 return None
-            return EndpointError(
-                failures[-1].kind, f"Not asked: {len(failures)} requests in a row failed. {_last(failures)}"
-            )
+            last = failures[GIVE_UP_AFTER - 1]
+            message = f"Not asked: {GIVE_UP_AFTER} requests in a row failed. {last.message}"
+            return EndpointError(last.kind, message, of_all=True)
 
     def _try(self, request: Request) -> Answer | EndpointError:
         try:
@@ -209,7 +206,7 @@ class Client:
             self._wait(last if attempt else None)
             try:
                 return read(self._attempt(path, body))
-            except _AgainError as again:
+            except AgainError as again:
                 last = again.error
                 self._pause(attempt, again.after)
         raise last
@@ -248,29 +245,37 @@ class Client:
             ) as response:
                 return self._read(response, time.monotonic() + seconds)
         except httpx.TimeoutException:
-            raise _AgainError("timeout", f"No answer within {seconds:g} s.") from None
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise _AgainError("down", f"The server could not be reached ({type(error).__name__}).") from None
+            raise AgainError("timeout", f"No answer within {seconds:g} s.") from None
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise AgainError("down", f"The server could not be reached ({type(error).__name__}).") from None
         except (httpx.InvalidURL, ValueError) as error:
-            raise EndpointError("refused", f"This address may not be asked: {self._hidden(str(error))}") from None
+            raise EndpointError(
+                "refused", f"This address may not be asked: {self._hidden(str(error))}", of_all=True
+            ) from None
 
     def _read(self, response: httpx.Response, ends: float) -> Any:
-        content = b"".join(_bounded(response, ends))
+        content = b"".join(bounded(response, ends))
         status = response.status_code
         if status in _AGAIN:
             kind: Kind = "rate_limited" if status == 429 else "http"
             words = "The server limits how often it is asked" if status == 429 else "The server failed"
-            raise _AgainError(kind, f"{words} (HTTP {status}).{self._told(content)}", _retry_after(response))
+            raise AgainError(kind, f"{words} (HTTP {status}).{self._told(content)}", retry_after(response))
         if 300 <= status < 400:
-            raise EndpointError("refused", f"The server redirects (HTTP {status}); redirects are not followed.")
+            raise EndpointError(
+                "refused", f"The server redirects (HTTP {status}); redirects are not followed.", of_all=True
+            )
         if status >= 500:
             raise EndpointError("http", f"The server failed (HTTP {status}).{self._told(content)}")
         if status >= 400:
-            raise EndpointError("refused", f"The server refused the request (HTTP {status}).{self._told(content)}")
+            raise EndpointError(
+                "refused",
+                f"The server refused the request (HTTP {status}).{self._told(content)}",
+                of_all=status in (401, 403, 404),
+            )
         try:
             return json.loads(content)
-        except ValueError:
-            raise _AgainError("nonsense", f"The answer is not JSON.{self._told(content)}") from None
+        except (ValueError, RecursionError):
+            raise AgainError("nonsense", f"The answer is not JSON.{self._told(content)}") from None
 
     def _told(self, content: bytes) -> str:
         """The server's own words, shortened."""
@@ -279,81 +284,10 @@ class Client:
             data = json.loads(text)
             error = data.get("error", data) if isinstance(data, dict) else data
             text = str(error.get("message", "") if isinstance(error, dict) else error)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         text = " ".join(self._hidden(text).split())[:200]
         return f" It says: {text}" if text else ""
 
     def _hidden(self, text: str) -> str:
         return text.replace(self.settings.key, "[key]") if self.settings.key else text
-
-
-class _AgainError(Exception):
-    """An attempt that failed in a way which may pass."""
-
-    def __init__(self, kind: Kind, message: str, after: float | None = None) -> None:
-        super().__init__(message)
-        self.error = EndpointError(kind, message)
-        self.after = after
-
-
-def _bounded(response: httpx.Response, ends: float) -> Iterator[bytes]:
-    size = 0
-    for part in response.iter_bytes():
-        size += len(part)
-        if size > MAX_BYTES:
-            raise EndpointError("nonsense", f"The answer is longer than {MAX_BYTES // 2**20} MiB.")
-        if time.monotonic() > ends:
-            raise _AgainError("timeout", "The answer did not end in time.")
-        yield part
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that Retry-After asks for, given as such or as a date."""
-    value = response.headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value)) if float(value) < float("inf") else None
-    except ValueError:
-        pass
-    try:
-        when = parsedate_to_datetime(value)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
-
-
-def _read_chat(data: Any) -> list[tuple[str, str]]:
-    """(text, finish reason) of every choice."""
-    choices = data.get("choices") if isinstance(data, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise _AgainError("nonsense", "The answer holds no choices.")
-    found = []
-    for choice in choices:
-        message = choice.get("message") if isinstance(choice, dict) else None
-        text = message.get("content") if isinstance(message, dict) else None
-        if isinstance(text, list):  # content parts
-            text = "".join(part.get("text") or "" for part in text if isinstance(part, dict))
-        if not isinstance(text, str):
-            raise _AgainError("nonsense", "A choice holds no text.")
-        found.append((text, str(choice.get("finish_reason") or "")))
-    return found
-
-
-def _read_vectors(data: Any, count: int) -> list[list[float]]:
-    rows = data.get("data") if isinstance(data, dict) else None
-    if not isinstance(rows, list) or len(rows) != count:
-        raise _AgainError("nonsense", f"The answer does not hold {count} vectors.")
-    try:
-        ordered = sorted(rows, key=lambda row: int(row.get("index", 0)))
-        vectors = [[float(value) for value in row["embedding"]] for row in ordered]
-    except (TypeError, ValueError, KeyError, AttributeError):
-        raise _AgainError("nonsense", "A vector is not a list of numbers.") from None
-    if len({len(vector) for vector in vectors}) != 1 or not vectors[0] or any(v != v for row in vectors for v in row):  # noqa: PLR0124
-        raise _AgainError("nonsense", "The vectors differ in length, are empty or hold NaN.")
-    return vectors
-
-
-def _last(failures: Sequence[EndpointError]) -> str:
-    return failures[-1].message.removeprefix("Not asked: ").rpartition("in a row failed. ")[2]
