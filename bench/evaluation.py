@@ -1,44 +1,40 @@
-"""Sampling for the evaluation (worker.alignment.generate) beside ``model.generate`` for one prompt after the other.
+"""Everything that the evaluation promises in figures: metrics against their oracles, statistics, safety, generation, the gate.
 
-    make bench NAME=evaluation        (QUICK=1: under a minute)
-    python -m bench.evaluation
+    make bench NAME=evaluation        (QUICK=1: a smaller form)
+    python -m bench.evaluation [topic …]
 
-A random Llama of the demo's size, K = 4 samples for each of the demo corpus's prompts, one thread, CPU seconds; the plain
-loop asks for its K samples in one call. Sampled tokens count up to and with the end token. Both sides also answer greedily
-once, and these answers must be the same.
+Each topic is a module ``bench/evaluation_<topic>.py`` whose docstring says what is measured on which data; without a topic
+all of them run, one after the other. Oracles lie in the shared data folder (KTO_SHARED_DATA).
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+import time
 from collections.abc import Sequence
 
-from bench.report import Row, interleave, main, ratios, row
+from bench.report import CannotRunError, Row, main
 
-SAMPLES_PER_PROMPT = 4
+TOPICS = ("metrics", "suites", "safety", "statistics", "collapse", "gate", "generation")
 
 
 def measure(quick: bool) -> Sequence[Row]:
-    import time
-
-    import torch
-
-    from bench.sampling import Sides
-
-    torch.set_num_threads(1)
-    sides = Sides(num_prompts=8 if quick else 24, samples=SAMPLES_PER_PROMPT, max_new_tokens=32 if quick else 64)
-    rounds = 3 if quick else 7
-    spent = interleave({"ours": sides.ours, "plain": sides.plain}, rounds, clock=time.process_time)
-    ours = ratios(sides.tokens["ours"][1:], spent["ours"])
-    plain = ratios(sides.tokens["plain"][1:], spent["plain"])
-    same = sides.greedy_agreement()
-    return [
-        row("ours", "tokens / CPU s", ours),
-        row("plain loop", "tokens / CPU s", plain),
-        row("ours / plain", "x", ratios(ours, plain), at_least=1.0),
-        row("prompts with the same greedy answer", "share", same, value=sum(same) / len(same), at_least=1.0),
-    ]
+    chosen = sys.argv[1:] or list(TOPICS)
+    unknown = [name for name in chosen if name not in TOPICS]
+    if unknown:
+        raise CannotRunError(f"{', '.join(unknown)}: no such topic; there are {', '.join(TOPICS)}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    found: list[Row] = []
+    for name in chosen:
+        started = time.monotonic()
+        found += importlib.import_module(f"bench.evaluation_{name}").rows(quick)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main("evaluation", measure, packages=("torch", "transformers")))
+    sys.exit(
+        main("evaluation", measure, packages=("torch", "transformers", "numpy", "rapidfuzz", "nltk", "rouge-score"))
+    )
