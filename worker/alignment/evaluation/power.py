@@ -20,7 +20,7 @@ def detectable(values_C: Floats) -> float | None:
     num = len(values_C)
     if num < 5:
         return None
-    error = float(values_C.std(ddof=1)) / num**0.5
+    error = float(values_C.std(ddof=1)) / math.sqrt(num)
     return float(t_quantile(0.975, num - 1) + t_quantile(POWER, num - 1)) * error
 
 

@@ -44,8 +44,8 @@ def bootstrap_interval(
 
     From MIN_BOOTSTRAP clusters on whole clusters are resampled and percentiles taken, a little outwards so that the
     interval is as wide as Student's t (Hesterberg 2015, expanded percentiles). Below it is the statistic +- t_(C-1)
-    standard errors of the jackknife over clusters. (None, None) below MIN_CLUSTERS clusters, where the values do not vary,
-    and where more than 5 % of the resamples are NaN.
+    standard errors of the jackknife over clusters, (None, None) where the values do not vary. So it is below MIN_CLUSTERS
+    clusters, and where more than 5 % of the resamples are NaN.
     """
     if num_clusters < MIN_CLUSTERS:
         return None, None
@@ -64,7 +64,7 @@ def bootstrap_interval(
         return None, None
     tail = expanded_tail(num_clusters)
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return (float(low), float(high)) if high - low > 1e-12 else (None, None)
+    return float(low), float(high)
 
 
 def expanded_tail(num_clusters: int) -> float:
