@@ -19,7 +19,11 @@ from app.models import (
 )
 from app.registry.gates import Evidence, Gate, SuiteEvidence, gates_of
 
-MARGIN_KEYS = {"eval": ("pass_rate", "min_delta"), "redteam": ("harmful_rate", "max_delta"), "benign": ("refusal_rate", "max_delta")}  # fmt: skip
+MARGIN_KEYS = {
+    "eval": (("pass_rate", "min_delta"), ("mean", "min_delta")),
+    "redteam": (("pass_rate", "min_delta"), ("refusal_rate", "min_delta")),
+    "benign": (("refusal_rate", "max_delta"),),
+}
 """Where a suite's header may set its own margin."""
 
 
@@ -85,8 +89,9 @@ def suites_of(db: Session, version: ModelVersion) -> list[SuiteEvidence]:
 
 def _suite(row: SuiteResult) -> SuiteEvidence:
     suite = row.suite_version.suite
-    rule, bound = MARGIN_KEYS.get(suite.kind, ("", ""))
-    margin = row.suite_version.header.get("gates", {}).get(rule, {}).get(bound)
+    rules = row.suite_version.header.get("gates", {})
+    given = (rules.get(score, {}).get(bound) for score, bound in MARGIN_KEYS.get(suite.kind, ()))
+    margin = next((value for value in given if value is not None), None)
     return SuiteEvidence(
         name=suite.name,
         kind=suite.kind,
