@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from app.evaluations.queries import CategoryCurve, best_of
+from app.evaluations.queries import best_of
 from app.models import Evaluation
 from app.web import svg
 from app.web.formats import num, signed
@@ -20,9 +20,10 @@ def heldout_points(evaluations: Sequence[Evaluation], key: str) -> list[svg.Esti
 
 
 def diversity_points(evaluations: Sequence[Evaluation], metric: str) -> list[svg.Estimate]:
-    """Overall change of ``metric`` against the reference over the steps."""
-    measured = [item for item in evaluations if item.diversity]
-    return _points(measured, [(item.diversity or {})["overall"][metric] for item in measured], "change")
+    """Overall change of ``metric`` against the reference over the steps that have it."""
+    overall = [(item, item.diversity["overall"]) for item in evaluations if item.diversity]
+    measured = [(item, found[metric]) for item, found in overall if metric in found]
+    return _points([item for item, _ in measured], [figure for _, figure in measured], "change")
 
 
 def _points(evaluations: Sequence[Evaluation], figures: Sequence[dict[str, Any]], key: str) -> list[svg.Estimate]:
@@ -71,16 +72,3 @@ def rewards_by_class(evaluations: Sequence[Evaluation], *, width: int = 460, hei
             for place, (step, value) in zip(drawn, points, strict=True)
         ]
     return picture(width, height, "Mean held-out reward of desirable and undesirable completions by step", parts)
-
-
-def heat_categories(curves: Sequence[CategoryCurve]) -> list[svg.HeatCategory]:
-    """``domain/name`` and ``domain: name`` are grouped by domain; a name without one forms no group of its own."""
-    return [svg.HeatCategory(curve.category, domain_of(curve.category), tuple(curve.changes)) for curve in curves]
-
-
-def domain_of(category: str) -> str:
-    for mark in ("/", ":"):
-        domain, found, rest = category.partition(mark)
-        if found and domain.strip() and rest.strip():
-            return domain.strip()
-    return "Categories"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Float, cast, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from app.core.errors import NotFoundError
@@ -81,33 +81,6 @@ def evaluated_runs(db: Session, project_id: int, before: int | None) -> Page[Eva
     ):
         by_run[item.run_id].append(item)
     return Page([EvaluatedRun(run, by_run[run.id]) for run in page.rows], page.next_cursor)
-
-
-@dataclass(slots=True)
-class CategoryCurve:
-    """Change of similarity against the reference at every checkpoint; None where the category was not sampled."""
-
-    category: str
-    changes: list[float | None] = field(default_factory=list)
-
-    @property
-    def latest(self) -> float:
-        return next((change for change in reversed(self.changes) if change is not None), 0.0)
-
-
-def category_curves(db: Session, evaluations: Sequence[Evaluation]) -> list[CategoryCurve]:
-    """By effect at the last checkpoint, the strongest loss of variety first."""
-    places = {item.id: index for index, item in enumerate(evaluations)}
-    change = cast(EvaluationCategory.metrics["similarity"]["change"].astext, Float)
-    curves: dict[str, CategoryCurve] = {}
-    for evaluation_id, category, value in db.execute(
-        select(EvaluationCategory.evaluation_id, EvaluationCategory.category, change).where(
-            EvaluationCategory.evaluation_id.in_(places)
-        )
-    ):
-        curve = curves.setdefault(category, CategoryCurve(category, [None] * len(places)))
-        curve.changes[places[evaluation_id]] = value
-    return sorted(curves.values(), key=lambda curve: (-curve.latest, curve.category))
 
 
 def categories_at(db: Session, evaluation: Evaluation, names: Sequence[str] | None = None) -> list[EvaluationCategory]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.pagination import int_cursor
-from app.evaluations import charts, queries, words
+from app.evaluations import alarms, charts, queries, words
 from app.evaluations.frame import frame_of
 from app.models import Evaluation, EvaluationCategory
 from app.runs.curves import SIMILARITY_MARGIN
@@ -22,28 +22,34 @@ router = APIRouter(prefix="/p/{slug}/evaluations", include_in_schema=False)
 CanView = Annotated[Viewer, Depends(Require("evaluation.view"))]
 SORTS = {"effect": "Largest effect first", "name": "By name", "distinct": "Fewest distinct answers first"}
 CATEGORIES_PER_PAGE = 50
+NEWEST_ALARMS = 5
 
 
 @router.get("")
 def list_runs(request: Request, viewer: CanView, db: Db, before: str | None = None) -> Response:
     page = queries.evaluated_runs(db, viewer.project.id, int_cursor(before))
     older = f"{request.url.path}?{urlencode({'before': page.next_cursor})}" if page.next_cursor else None
-    return render(request, "evaluations/list.html", {"page_rows": page.rows, "older": older, "auc_of": queries.auc_of})
+    open_alarms = alarms.num_open_by_run(db, viewer.project.id, [row.run.id for row in page.rows])
+    context = {"page_rows": page.rows, "older": older, "auc_of": queries.auc_of, "open_alarms": open_alarms}
+    return render(request, "evaluations/list.html", {**context, "main_change": words.main_change})
 
 
 @router.get("/{run_id:int}")
 def overview(request: Request, viewer: CanView, db: Db, run_id: int) -> Response:
-    context = frame_of(db, viewer.project.id, run_id, "").context()
-    shown: Evaluation | None = context["shown"]
-    return render(
-        request,
-        "evaluations/overview.html",
-        {**context, "charts": charts, "sentences": words.verdict(shown) if shown else (), "margin": SIMILARITY_MARGIN},
-    )
+    frame = frame_of(db, viewer.project.id, run_id, "")
+    shown = frame.shown
+    context = {
+        **frame.context(),
+        "charts": charts,
+        "sentences": words.verdict(shown) if shown else (),
+        "margin": SIMILARITY_MARGIN,
+        "open_alarms": [item for item in frame.alarms if item.counts][:NEWEST_ALARMS],
+    }
+    return render(request, "evaluations/overview.html", context)
 
 
-@router.get("/{run_id:int}/diversity")
-def diversity(
+@router.get("/{run_id:int}/diversity/table")
+def categories(
     request: Request,
     viewer: CanView,
     db: Db,
@@ -53,33 +59,15 @@ def diversity(
     sort: Literal["effect", "name", "distinct"] = "effect",
     after: str = "",
 ) -> Response:
-    context = frame_of(db, viewer.project.id, run_id, "diversity", step, last=True).context()
-    evaluations: list[Evaluation] = context["evaluations"]
-    shown: Evaluation | None = context["shown"]
-    curves = queries.category_curves(db, evaluations)
+    """Every category of one checkpoint in figures: what the heat map shows, for those who read tables."""
+    frame = frame_of(db, viewer.project.id, run_id, "diversity", step, last=True)
     rows, next_after, total = _category_rows(
-        queries.categories_at(db, shown) if shown else [], q.strip().casefold(), sort, after
+        queries.categories_at(db, frame.shown) if frame.shown else [], q.strip().casefold(), sort, after
     )
     address = {"q": q, "sort": sort, **({"step": step} if step is not None else {})}
     older = f"{request.url.path}?{urlencode({**address, 'after': next_after})}" if next_after else None
-    return render(
-        request,
-        "evaluations/diversity.html",
-        {
-            **context,
-            "heat": charts.heat_categories(curves),
-            "changes": {curve.category: curve.changes for curve in curves},
-            "rows": rows,
-            "total": total,
-            "older": older,
-            "q": q,
-            "sort": sort,
-            "sorts": list(SORTS.items()),
-            "sentence": words.diversity_sentence(shown.diversity) if shown else "",
-            "margin": SIMILARITY_MARGIN,
-            "charts": charts,
-        },
-    )
+    context = {"rows": rows, "total": total, "older": older, "q": q, "sort": sort, "sorts": list(SORTS.items())}
+    return render(request, "evaluations/categories.html", {**frame.context(), **context})
 
 
 @router.get("/{run_id:int}/completions")
@@ -89,11 +77,11 @@ def completions(
     db: Db,
     run_id: int,
     step: int | None = None,
-    category: str = "",
+    category: Annotated[str, Query()] = "",
     after: str | None = None,
 ) -> Response:
-    context = frame_of(db, viewer.project.id, run_id, "completions", step).context()
-    shown: Evaluation | None = context["shown"]
+    frame = frame_of(db, viewer.project.id, run_id, "completions", step)
+    shown: Evaluation | None = frame.shown
     address: dict[str, Any] = {"step": shown.step if shown else "", "category": category}
     samples = queries.samples_side_by_side(db, shown, category=category, after=int_cursor(after)) if shown else None
     older = (
@@ -105,7 +93,7 @@ def completions(
         request,
         "evaluations/completions.html",
         {
-            **context,
+            **frame.context(),
             "samples": samples.rows if samples else [],
             "older": older,
             "newer": f"{request.url.path}?{urlencode(address)}" if after else None,
@@ -120,9 +108,9 @@ def _category_rows(
     rows: Sequence[EvaluationCategory], search: str, sort: str, after: str
 ) -> tuple[list[EvaluationCategory], str | None, int]:
     """One page of the table: rows, the name to go on after, and how many match. ``after`` is the last name shown."""
-    found = [row for row in rows if search in row.category.casefold()]
+    found = [row for row in rows if search in row.category.casefold() or search in row.domain.casefold()]
     orders = {
-        "effect": lambda row: (-row.metrics["similarity"]["change"], row.category),
+        "effect": lambda row: (-words.main_figure(row.metrics)["change"], row.category),
         "name": lambda row: row.category,
         "distinct": lambda row: (row.metrics["distinct_k"]["policy"], row.category),
     }

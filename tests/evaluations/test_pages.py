@@ -21,7 +21,7 @@ def test_a_project_without_evaluations_says_what_comes(lead: Any, factory: Any) 
     assert page.status_code == 200
     assert "No evaluations yet" in page.text
     run = run_in(factory, project, status="running")
-    for part in ("", "/diversity", "/completions"):
+    for part in ("", "/diversity", "/diversity/table", "/completions"):
         page = client.get(f"/p/{project.slug}/evaluations/{run.id}{part}")
         assert page.status_code == 200
         assert "No checkpoint is evaluated yet" in page.text
@@ -56,18 +56,19 @@ def test_the_diversity_table_searches_and_sorts_by_address(lead: Any, factory: A
     evaluation_in(factory, run, checkpoint_of(factory, run), tmp_path, diversity=None)
     second = checkpoint_of(factory, run, 20)
     evaluation_in(factory, run, second, tmp_path, diversity=result(20, names)["diversity"])
-    url = f"/p/{project.slug}/evaluations/{run.id}/diversity?step=20"
+    root = f"/p/{project.slug}/evaluations/{run.id}/diversity"
+    url = f"{root}/table?step=20"
     page = client.get(f"{url}&sort=name").text
-    assert "topic 00 <span" in page
-    assert "topic 59 <span" not in page
+    assert ">topic 00</a>" in page
+    assert ">topic 59</a>" not in page
     assert "after=topic+49" in page
-    assert "topic 59 <span" in client.get(f"{url}&sort=name&after=topic+49").text
+    assert ">topic 59</a>" in client.get(f"{url}&sort=name&after=topic+49").text
     found = client.get(f"{url}&q=TOPIC+07").text
-    assert "topic 07 <span" in found
-    assert "topic 08 <span" not in found
+    assert ">topic 07</a>" in found
+    assert ">topic 08</a>" not in found
     assert "No category matches" in client.get(f"{url}&q=zebra").text
-    assert "Diversity was not measured" in client.get(url.replace("step=20", "step=10")).text
-    assert client.get(f"/p/{project.slug}/evaluations/{run.id}/diversity?step=11").status_code == 404
+    assert "Diversity was not measured" in client.get(f"{root}?step=10").text
+    assert client.get(f"{root}/table?step=11").status_code == 404
     assert client.get(f"{url}&sort=size").status_code == 422
 
 
@@ -114,7 +115,7 @@ def test_nobody_sees_another_project(factory: Any, sign_in: Any, tmp_path: Path)
     run = run_in(factory, theirs)
     evaluation_in(factory, run, checkpoint_of(factory, run), tmp_path)
     client = sign_in(factory.member(ours, Role.OWNER))
-    for part in ("", "/diversity", "/completions"):
+    for part in ("", "/diversity", "/diversity/table", "/completions"):
         assert client.get(f"/p/{ours.slug}/evaluations/{run.id}{part}").status_code == 404
         assert client.get(f"/p/{theirs.slug}/evaluations/{run.id}{part}").status_code == 404
     assert run.name not in client.get(f"/p/{ours.slug}/evaluations").text
