@@ -127,9 +127,9 @@ def read_lines(content: str | bytes | Iterable[str | Mapping[str, Any]]) -> Iter
         yield number, read_line(line, number)
 
 
-def read_line(line: str | Mapping[str, Any], number: int | None) -> Any | Problem:
+def read_line(line: str | Mapping[str, Any], number: int | None, limit: int = MAX_LINE_BYTES) -> Any | Problem:
     try:
-        data = _loaded(line)
+        data = _loaded(line, limit)
         bad = unstorable(data)
     except json.JSONDecodeError as error:
         bad = f"Not JSON: {error.msg} at character {error.colno}."
@@ -142,10 +142,18 @@ def read_line(line: str | Mapping[str, Any], number: int | None) -> Any | Proble
     return Problem(number, "", bad) if bad else data
 
 
-def _loaded(line: str | Mapping[str, Any]) -> Any:
+def read_array(text: str) -> list[Any]:
+    """The rows of a file that is one JSON list. Raises SuiteError."""
+    data = read_line(text, None, limit=MAX_SAMPLES_BYTES)
+    if isinstance(data, Problem):
+        raise SuiteError([data])
+    return data if isinstance(data, list) else []
+
+
+def _loaded(line: str | Mapping[str, Any], limit: int) -> Any:
     text = line if isinstance(line, str) else json.dumps(line, ensure_ascii=False, allow_nan=False)
-    if len(text) > MAX_LINE_BYTES:
-        raise _UnreadableError(f"Longer than {MAX_LINE_BYTES >> 10} KiB.")
+    if len(text) > limit:
+        raise _UnreadableError(f"Longer than {limit >> 10} KiB.")
     return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
 
 
