@@ -18,6 +18,7 @@ from worker.alignment.checkpoints import MANIFEST, Manifest, validate_checkpoint
 from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.dataset import Encoder, Row, SkippedRow, Split, load_split, read_manifest
 from worker.alignment.errors import CheckpointError, DataError, ModelError, SpecError, StopRequest
+from worker.alignment.positions import check_positions
 from worker.alignment.prompts import PromptCase, prompt_cases, read_prompts
 from worker.alignment.resume import check_same_data, open_resume
 from worker.alignment.schedule import total_steps
@@ -239,30 +240,6 @@ def check_rows(train: Split, dev: Split, config: AlignmentConfig) -> None:
         raise SpecError(
             f"snapshot_dir: all training rows are {side}; {NEW_SNAPSHOT} with {other} ones, or set allow_incomplete"
         )
-
-
-def check_positions(rows: Sequence[Row], config: AlignmentConfig, model_config: Any) -> None:
-    """Refuse lengths that the model has no positions for; a mismatched pair joins any prompt with any completion."""
-    text_config = model_config.get_text_config()
-    positions = getattr(text_config, "max_position_embeddings", None)
-    longest = max(len(row.pair.prompt_ids) for row in rows) + max(len(row.pair.completion_ids) for row in rows)
-    longest, ropes = min(longest, config.max_length), _ropes(text_config)
-    stretched = any(rope["rope_type"] != "default" for rope in ropes)  # which is for going beyond that number
-    if positions and longest > positions and not stretched:
-        raise SpecError(f"max_length: {config.max_length} exceeds the base model's {positions} positions; lower it")
-    for rope in ropes:
-        fixed = rope.get("original_max_position_embeddings", positions)
-        if rope["rope_type"] in {"dynamic", "longrope"} and fixed and longest > fixed:
-            raise SpecError(
-                f"max_length: above {fixed} tokens this model's rotary positions follow the longest row of a pass;"
-                f" lower it to {fixed}"
-            )
-
-
-def _ropes(text_config: Any) -> list[dict[str, Any]]:
-    """The config's settings of rotary positions: one for all layers, or one for each kind of layer."""
-    rope = getattr(text_config, "rope_parameters", None) or {}
-    return [each for each in (rope, *rope.values()) if isinstance(each, dict) and each.get("rope_type")]
 
 
 def used_rows(rows: list[Row], units: Units) -> tuple[list[Row], Units]:

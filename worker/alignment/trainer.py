@@ -8,22 +8,21 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from worker.alignment.checkpoints import Manifest, restore_checkpoint, restore_rng, rng_state
 from worker.alignment.checks import Checked, check_spec
-from worker.alignment.config import AlignmentConfig, EvaluationSettings, TrainSpec
+from worker.alignment.config import AlignmentConfig, TrainSpec
 from worker.alignment.data import heldout_rows
 from worker.alignment.distributed import ALONE, World
 from worker.alignment.errors import DivergedError, StopRequest, is_out_of_memory
-from worker.alignment.evaluation.looks import alarms_in, previous_look
+from worker.alignment.evaluation.looks import alarms_in
 from worker.alignment.events import Alarm, EvaluationResult, Progress, RunFinished, RunStarted
 from worker.alignment.memory_plan import DoesNotFitError
 from worker.alignment.policy import Policy
 from worker.alignment.prepare import Phase, Prepared, prepare
-from worker.alignment.prompts import PromptCase
 from worker.alignment.reporters import JsonlReporter
 from worker.alignment.resume import check_pins, told_evaluation
 from worker.alignment.retention import Keeper
@@ -31,33 +30,13 @@ from worker.alignment.sampler import Sampler
 from worker.alignment.schedule import learning_rate, total_steps
 from worker.alignment.sharding import on_main
 from worker.alignment.step import StepBatch, StepResult, StepSettings, backward_step, step_metrics
+from worker.alignment.watching import EvaluateFn, Watch
 
 if TYPE_CHECKING:
     from worker.alignment.evaluation.screen import HeldoutRows
 
 MAX_BAD_STEPS = 3
 """So many steps in a row without a finite gradient end the run as diverged."""
-
-
-class EvaluateFn(Protocol):
-    """``worker.alignment.evaluation.screen.screen``, or a test's own."""
-
-    def __call__(
-        self,
-        *,
-        model: Any,
-        tokenizer: Any,
-        heldout: HeldoutRows,
-        beta: float,
-        prompts: Sequence[PromptCase],
-        settings: EvaluationSettings,
-        step: int,
-        reference_cache: Path,
-        attempt_dir: Path,
-        reference_key: str,
-        previous: EvaluationResult | None,
-        on_progress: Callable[[int, int], None],
-    ) -> EvaluationResult: ...
 
 
 def train(
@@ -100,7 +79,7 @@ class Trainer:
         self.config: AlignmentConfig = spec.config
         self.report = reporter
         self.keeper = Keeper(Path(spec.attempt_dir), spec.config.keep_best, reporter)
-        self.evaluate_fn = evaluate
+        self.watch = Watch(spec, checked, evaluate)
         self.should_stop = should_stop
         self.world = world
         self.prepared: Prepared
@@ -284,7 +263,7 @@ class Trainer:
         before = rng_state()
         heldout = heldout_rows(self.policy, self.prepared.dev, token_budget=self.config.tokens_per_microbatch)
         try:
-            result = on_main(self.policy, lambda: self._screen(heldout))
+            result = on_main(self.policy, lambda: self._watch(heldout))
         finally:
             restore_rng(before)
             self.policy.model.eval()
@@ -294,29 +273,15 @@ class Trainer:
         self._pause_on(result.alarms if result is not None else [])
 
     def _pause_on(self, alarms: Sequence[Alarm]) -> None:
-        """Every process does what rank 0 has seen: end here for a critical alarm that no one has decided about."""
-        if not self.config.evaluation.pause_on_alarm:
-            return
-        known = self.spec.acknowledged_alarms
-        texts = [alarm.text for alarm in alarms if alarm.level == "critical" and alarm.kind not in known]
-        more = f" And {len(texts) - 1} more." if len(texts) > 1 else ""
-        self.paused = self.world.broadcast(f"Paused at step {self.step}: {texts[0]}{more}" if texts else "")
+        """Every process does what rank 0 has seen."""
+        self.paused = self.world.broadcast(self.watch.pause_message(self.step, alarms))
 
-    def _screen(self, heldout: HeldoutRows) -> EvaluationResult:
-        return self.evaluate_fn(
-            model=self.policy.model,
-            tokenizer=self.policy.tokenizer,
-            heldout=heldout,
-            beta=self.config.beta,
-            prompts=self.checked.prompts,
-            settings=self.config.evaluation,
+    def _watch(self, heldout: HeldoutRows) -> EvaluationResult:
+        return self.watch.evaluate(
+            self.policy,
+            heldout,
             step=self.step,
-            reference_cache=Path(self.spec.cache_dir) / "samples",
-            attempt_dir=Path(self.spec.attempt_dir),
             reference_key=self.prepared.reference_key,
-            previous=previous_look(
-                Path(self.spec.attempt_dir), Path(resumed) if (resumed := self.spec.resume_from) else None, self.step
-            ),
             on_progress=lambda done, total: self._progress("evaluating", done, total, together=False),
         )
 
