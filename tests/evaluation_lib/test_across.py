@@ -44,7 +44,7 @@ def test_a_template_shows_across_prompts() -> None:
     assert opening.low is not None
     assert opening.low > 0.9
     assert found["self_repetition"].policy == pytest.approx(math.log(1 + 3 * 59))
-    assert (found["median_words"].low, found["median_words"].high) == (0, 0)
+    assert (found["median_words"].change, found["median_words"].low) == (0, None)  # no spread, no interval
 
 
 def test_lengths_are_those_of_the_whole_texts_and_the_rest_is_cut() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,52 +9,34 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tests.evaluation_lib.support import tiny_tokenizer
-from worker.alignment.evaluation.semantic import EmbeddingError, endpoint_embed, local_embed
+from worker.alignment.evaluation.judging.wire import EndpointError
+from worker.alignment.evaluation.semantic import endpoint_embed, local_embed
 
 
 class Endpoint:
-    """Answers with each text's length and number of words, in reverse order."""
+    """Gives each text's length and number of words."""
 
-    def __init__(self, answer: Any = None) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.answer = answer
+    def __init__(self, wrong: list[list[float]] | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self.wrong = wrong
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        assert path == "/embeddings"
-        self.asked.append(body)
-        if self.answer is not None:
-            return self.answer
-        rows = [
-            {"index": index, "embedding": [len(text), len(text.split())]} for index, text in enumerate(body["input"])
-        ]
-        return {"data": rows[::-1]}
+    def embed(self, inputs: Sequence[str]) -> list[list[float]]:
+        self.asked.append(list(inputs))
+        return self.wrong or [[len(text), len(text.split())] for text in inputs]
 
 
 def test_texts_come_back_in_order_each_sent_once() -> None:
     endpoint = Endpoint()
     many = [f"text {'x' * (number % 150)}" for number in range(400)]
-    found = endpoint_embed(endpoint, "small")([*many, ""])
+    found = endpoint_embed(endpoint)([*many, ""])
     assert found.tolist() == [*([len(text), len(text.split())] for text in many), [1, 0]]
-    assert [len(body["input"]) for body in endpoint.asked] == [128, 23]
-    assert endpoint.asked[0]["model"] == "small"
-    assert endpoint.asked[1]["input"][-1] == " "
+    assert [len(asked) for asked in endpoint.asked] == [128, 23]
+    assert endpoint.asked[1][-1] == " "
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "busy",
-        {"error": "no such model"},
-        {"data": []},
-        {"data": [{"embedding": [1]}, {"embedding": "AAAA"}]},
-        {"data": [{"embedding": [1]}, {"embedding": [float("nan")]}]},
-        {"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [1]}]},
-        {"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}]},
-    ],
-)
-def test_nonsense_is_an_error_in_words(answer: Any) -> None:
-    with pytest.raises(EmbeddingError, match="endpoint"):
-        endpoint_embed(Endpoint(answer), "small")(["a", "b"])
+def test_vectors_of_several_lengths_are_an_error_in_words() -> None:
+    with pytest.raises(EndpointError, match="different lengths"):
+        endpoint_embed(Endpoint([[1], [1, 2]]))(["a", "b"])
 
 
 def test_a_local_encoder_does_not_depend_on_the_company(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.alignment.evaluation.across import across_contrasts
+from worker.alignment.evaluation.collapse import category_tests, detectable_change, domain_tests
 from worker.alignment.evaluation.measures import (
-    Measured,
     Passes,
     PromptSamples,
     SampledText,
@@ -23,7 +23,7 @@ from worker.alignment.evaluation.measures import (
 )
 from worker.alignment.evaluation.refusals import classify
 from worker.alignment.evaluation.stats import Floats, bootstrap_interval, weighted_mean
-from worker.alignment.events import DIVERSITY_KEYS, CategoryResult, Contrast, DiversityResult
+from worker.alignment.events import DIVERSITY_KEYS, CategoryResult, Contrast, DiversityResult, DomainResult
 
 __all__ = ["Passes", "PromptSamples", "SampledText", "diversity_result", "similarity_block"]
 
@@ -42,57 +42,82 @@ def diversity_result(
     passes: Passes | None = None,
     quality_rule: str = "",
     embed: Embed | None = None,
+    measured: Measured | None = None,
 ) -> DiversityResult | None:
     """Contrasts for every category, by name, over domains and over all; None without prompts.
 
     The overall interval resamples categories, a category's resamples its prompts; both pairwise (policy - reference of
     the same prompt). ``passes`` is the quality rule that ``quality_rule`` names; without one every sample passes. With
-    ``embed`` there is the key ``semantic``. Raises ValueError unless all prompts have the same K >= 2 in both arms.
+    ``embed`` there is the key ``semantic``; ``measured`` are the figures of the prompts where they were taken before. Raises ValueError unless all prompts have the same K >= 2 in both arms.
     """
     if not prompts:
         return None
-    measured = measure(prompts, word_limit, passes=passes, refuses=lambda text: classify(text) != "none", seed=seed)
+    if measured is None:
+        measured = measure(prompts, word_limit, passes=passes, refuses=lambda text: classify(text) != "none", seed=seed)
     names_P = np.array([prompt.category for prompt in prompts])
     names_C, category_P = np.unique(names_P, return_inverse=True)
-    values = measured.values | {"similarity_normalised": _normalised(measured, category_P, len(names_C))}
+    members = [np.flatnonzero(category_P == number) for number in range(len(names_C))]
+    floor_C = _floors(measured.floor_P, members)
+    values = measured.values | {
+        "similarity_normalised": _normalised(measured.values["similarity_gated"], floor_C[category_P][:, None])
+    }
     if embed is not None:
         values["semantic"] = _semantic(prompts, embed)
-    members = [np.flatnonzero(category_P == number) for number in range(len(names_C))]
-    first_C = [prompts[rows[0]] for rows in members]
-    categories = [
-        CategoryResult(
-            category=first.category,
-            num_prompts=len(rows),
-            metrics=_contrasts({key: value_P2[rows] for key, value_P2 in values.items()}, seed),
-            domain=first.domain,
-            open_ended=first.open_ended,
-            num_gated_prompts=int(np.isfinite(measured.values["similarity_gated"][rows, 0]).sum()),
+    tests = {test.category: test for test in category_tests(measured.blocks, seed=seed)}
+    categories = []
+    for rows in members:
+        first = prompts[rows[0]]
+        test = tests[first.category]
+        categories.append(
+            CategoryResult(
+                category=first.category,
+                num_prompts=len(rows),
+                metrics=_contrasts({key: value_P2[rows] for key, value_P2 in values.items()}, seed),
+                domain=first.domain,
+                open_ended=first.open_ended,
+                p=test.p,
+                q=test.q,
+                num_gated_prompts=test.num_gated_prompts,
+            )
         )
-        for first, rows in zip(first_C, members, strict=True)
-    ]
+    floors = {str(name): float(floor) for name, floor in zip(names_C, floor_C, strict=True) if np.isfinite(floor)}
     return DiversityResult(
         num_categories=len(categories),
         num_prompts=len(prompts),
         samples_per_prompt=len(prompts[0].policy),
-        overall=_overall(values, members, np.array([first.open_ended for first in first_C]), seed),
+        overall=_overall(values, members, np.array([found.open_ended for found in categories]), seed),
         categories=categories,
+        domains=[
+            DomainResult(
+                domain=test.domain,
+                num_categories=test.num_categories,
+                num_prompts=test.num_prompts,
+                change=test.change,
+                p=test.p,
+                p_holm=test.p_holm,
+            )
+            for test in domain_tests(measured.blocks, seed=seed, floors=floors)
+        ],
         across=across_contrasts(*measured.first, word_limit, names_P, seed=seed),
         quality_rule=quality_rule,
+        num_categories_tested=sum(found.p is not None for found in categories),
+        detectable_change=detectable_change(measured.blocks, floors=floors),
     )
 
 
-def _normalised(measured: Measured, category_P: NDArray[np.int64], num_categories: int) -> Floats:
-    """Gated similarity between the category's floor (0) and identical texts (1), [P, 2].
+def _floors(floor_P: Floats, members: Sequence[NDArray[np.int64]]) -> Floats:
+    """Each category's similarity between answers to different prompts, [C]; the mean of all where it has none of its own.
 
-    The floor is the reference's in both arms: a policy that answers every prompt alike must not raise its own.
+    It is the reference's and holds for both arms: a policy that answers every prompt alike must not raise its own.
     """
-    known_P = np.isfinite(measured.floor_P)
-    count_C = np.bincount(category_P[known_P], minlength=num_categories)
-    sum_C = np.bincount(category_P[known_P], weights=measured.floor_P[known_P], minlength=num_categories)
-    overall = measured.floor_P[known_P].mean() if known_P.any() else np.nan
-    floor_P1 = np.where(count_C > 0, sum_C / np.maximum(count_C, 1), overall)[category_P][:, None]
-    room_P1 = np.where(floor_P1 < 1 - 1e-9, 1 - floor_P1, np.nan)  # none where all prompts are answered alike
-    result: Floats = (measured.values["similarity_gated"] - floor_P1) / room_P1
+    known_P = np.isfinite(floor_P)
+    overall = floor_P[known_P].mean() if known_P.any() else np.nan
+    return np.array([floor_P[rows][known_P[rows]].mean() if known_P[rows].any() else overall for rows in members])
+
+
+def _normalised(similarity_P2: Floats, floor_P1: Floats) -> Floats:
+    """Between the floor (0) and identical texts (1); NaN where the reference answers all prompts alike."""
+    result: Floats = (similarity_P2 - floor_P1) / np.where(floor_P1 < 1 - 1e-9, 1 - floor_P1, np.nan)
     return result
 
 

@@ -8,38 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from worker.alignment.evaluation.diversity import Embed
+from worker.alignment.evaluation.judging.wire import EndpointError
 from worker.alignment.evaluation.texts import Floats
 
 _TEXTS_PER_REQUEST = 128
 _EMPTY = " "  # endpoints refuse an empty string
 
 
-class EmbeddingError(Exception):
-    """The endpoint's answer holds no vectors for the texts; the text says what it held."""
-
-
 class Client(Protocol):
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The decoded JSON of the answer; retries and errors are the client's."""
+    """``judging.client.Client``."""
+
+    def embed(self, inputs: Sequence[str]) -> list[list[float]]: ...
 
 
-def endpoint_embed(client: Client, model: str) -> Embed:
-    """Vectors by ``POST /embeddings``, 128 texts a request; equal texts are sent once."""
+def endpoint_embed(client: Client) -> Embed:
+    """Vectors by ``POST /embeddings``, 128 texts a request; equal texts are sent once. Raises the client's EndpointError."""
 
     def embed(texts: Sequence[str]) -> Floats:
         different = list(dict.fromkeys(texts))
         rows: list[list[float]] = []
         for start in range(0, len(different), _TEXTS_PER_REQUEST):
-            part = [text if text.strip() else _EMPTY for text in different[start : start + _TEXTS_PER_REQUEST]]
-            body = {"model": model, "input": part, "encoding_format": "float"}
-            rows += _vectors(client.post("/embeddings", body), len(part))
+            part = different[start : start + _TEXTS_PER_REQUEST]
+            rows += client.embed([text if text.strip() else _EMPTY for text in part])
         if len({len(row) for row in rows}) > 1:
-            raise EmbeddingError("The endpoint gave vectors of different lengths. Name one embedding model.")
+            raise EndpointError("nonsense", "The endpoint gave vectors of different lengths. Name one embedding model.")
         number = {text: index for index, text in enumerate(different)}
         vectors: Floats = np.array(rows, dtype=np.float64)[[number[text] for text in texts]]
         return vectors
@@ -74,28 +71,3 @@ def local_embed(folder: Path, *, batch_size: int = 64, max_tokens: int = 256) ->
         return vectors
 
     return embed
-
-
-def _vectors(answer: Any, num: int) -> list[list[float]]:
-    """Vectors in the order of the texts. Raises EmbeddingError."""
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list) or len(data) != num:
-        held = f"{len(data)} vectors" if isinstance(data, list) else "no list named data"
-        raise EmbeddingError(f"Asked for {num} vectors, the endpoint's answer holds {held}.")
-    rows: list[list[float] | None] = [None] * num
-    for place, item in enumerate(data):
-        index, vector = (item.get("index", place), item.get("embedding")) if isinstance(item, dict) else (None, None)
-        if not (isinstance(index, int) and 0 <= index < num and _is_vector(vector)):
-            raise EmbeddingError(f"Item {place} of the endpoint's data is no vector with an index below {num}.")
-        rows[index] = vector
-    if any(row is None for row in rows):
-        raise EmbeddingError("The endpoint gave two vectors for one text and none for another.")
-    return [row for row in rows if row is not None]
-
-
-def _is_vector(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(x, int | float) and not isinstance(x, bool) and np.isfinite(x) for x in value)
-    )
