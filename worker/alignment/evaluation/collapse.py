@@ -16,15 +16,21 @@ from numpy.typing import NDArray
 
 from worker.alignment.evaluation.blocks import PromptBlock
 from worker.alignment.evaluation.intervals import mean_interval
-from worker.alignment.evaluation.permutation import Part, Relabelings, arm_means, num_labelings
+from worker.alignment.evaluation.permutation import (
+    LEVEL,
+    NUM_PERMUTATIONS,
+    Part,
+    Relabelings,
+    arm_means,
+    gated_part,
+    num_labelings,
+)
 from worker.alignment.evaluation.power import detectable
 from worker.alignment.evaluation.significance import benjamini_hochberg, holm
 from worker.alignment.events import Contrast
 
 Floats = NDArray[np.float64]
 
-NUM_PERMUTATIONS = 10_000
-LEVEL = 0.05
 NO_FLOORS: Mapping[str, float] = {}
 
 
@@ -48,15 +54,6 @@ class DomainTest:
     """Of the normalised similarity, mean over the domain's categories."""
     p: float
     p_holm: float
-
-
-def gated_part(block: PromptBlock) -> Part | None:
-    """The block's passing samples; None where an arm keeps fewer than two."""
-    kept = np.flatnonzero(block.passes_N)
-    num_reference = int((kept < block.num_reference).sum())
-    if num_reference < 2 or len(kept) - num_reference < 2:
-        return None
-    return Part(similarity_NN=block.similarity_NN[np.ix_(kept, kept)], num_reference=num_reference)
 
 
 def category_tests(

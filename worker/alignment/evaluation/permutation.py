@@ -16,10 +16,13 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.alignment.evaluation.blocks import PromptBlock
 from worker.alignment.evaluation.significance import TOLERANCE
 
 Floats = NDArray[np.float64]
 
+NUM_PERMUTATIONS = 10_000
+LEVEL = 0.05
 MAX_LABELINGS = 12_870
 """C(16, 8): up to K = 8 all labelings are taken; above, as many are drawn."""
 FINE_FACTOR = 20
@@ -34,6 +37,15 @@ class Part:
 
     similarity_NN: Floats
     num_reference: int
+
+
+def gated_part(block: PromptBlock) -> Part | None:
+    """The block's passing samples; None where an arm keeps fewer than two."""
+    kept = np.flatnonzero(block.passes_N)
+    num_reference = int((kept < block.num_reference).sum())
+    if num_reference < 2 or len(kept) - num_reference < 2:
+        return None
+    return Part(similarity_NN=block.similarity_NN[np.ix_(kept, kept)], num_reference=num_reference)
 
 
 def difference(part: Part) -> float:
