@@ -63,7 +63,9 @@ class Address:
         return f"{self.path}?{urlencode(params)}" if params else self.path
 
     def query(self, *without: str) -> str:
-        return urlencode({name: value for name, value in self.params.items() if value is not None and name not in without})
+        return urlencode(
+            {name: value for name, value in self.params.items() if value is not None and name not in without}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def page_of_run(db: Session, frame: Frame, asked: Asked, address: Address) -> di
         "asked": asked,
         "address": address,
         "figures": figures(shown.diversity, raised, heat),
-        "sentence": words.collapse_sentence(shown.diversity, levels, [row.data["text"] for row in critical]),
+        "sentence": words.collapse_sentence(shown.diversity, levels),
         "critical": [row for row in critical if not row.resolution],
         "num_raised": sum(row.kind == "category" and row.level in COUNTED for row in raised),
         "metrics": [(key, heats.METRICS[key].word) for key in heats.measured(frame.evaluations)],
@@ -196,7 +198,7 @@ def figures(diversity: dict[str, Any], raised: Sequence[EvaluationAlarm], heat: 
         },
         {
             "label": "What we could have seen",
-            "value": signed(seen) if seen is not None else "not known",
+            "value": signed(seen) if seen is not None else "Not known",
             "unit": "overall" if seen is not None else "",
             "word": seen is None,
             "detail": power,
@@ -212,7 +214,7 @@ def categories_figure(diversity: dict[str, Any], raised: Sequence[EvaluationAlar
     alarmed, watched = sum(level in COUNTED for level in levels), levels.count("watch")
     power = diversity.get("category_power")
     if not tested:
-        return {"label": label, "value": "not tested", "word": True, "detail": f"{num(heat.num_open)} open-ended"}
+        return {"label": label, "value": "Not tested", "word": True, "detail": f"{num(heat.num_open)} open-ended"}
     of = f"of {num(tested)} {'open-ended' if tested == heat.num_open else 'tested'}"
     if not alarmed and (power is None or power < words.ENOUGH_POWER):
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from app.runs.curves import held_out_auc
 
 RUNS_PER_PAGE = 25
 PROMPTS_PER_PAGE = 5
+_BY_STEP = (Evaluation.step, Evaluation.kind == FULL, Evaluation.id)
+"""The full evaluation of a checkpoint comes after its screen."""
 
 
 def evaluated_run(db: Session, project_id: int, run_id: int) -> Run:
@@ -34,9 +36,13 @@ def evaluations_of(db: Session, run: Run) -> list[Evaluation]:
         select(Evaluation)
         .options(joinedload(Evaluation.checkpoint))
         .where(Evaluation.project_id == run.project_id, Evaluation.run_id == run.id)
-        .order_by(Evaluation.step, Evaluation.kind == FULL, Evaluation.id)
+        .order_by(*_BY_STEP)
     )
-    return list({row.step: row for row in rows}.values())
+    return _one_a_step(rows)
+
+
+def _one_a_step(by_step: Iterable[Evaluation]) -> list[Evaluation]:
+    return list({row.step: row for row in by_step}.values())
 
 
 def auc_of(evaluation: Evaluation) -> dict[str, Any]:
@@ -77,10 +83,10 @@ def evaluated_runs(db: Session, project_id: int, before: int | None) -> Page[Eva
     for item in db.scalars(
         select(Evaluation)
         .where(Evaluation.project_id == project_id, Evaluation.run_id.in_([run.id for run in page.rows]))
-        .order_by(Evaluation.step)
+        .order_by(*_BY_STEP)
     ):
         by_run[item.run_id].append(item)
-    return Page([EvaluatedRun(run, by_run[run.id]) for run in page.rows], page.next_cursor)
+    return Page([EvaluatedRun(run, _one_a_step(by_run[run.id])) for run in page.rows], page.next_cursor)
 
 
 def categories_at(db: Session, evaluation: Evaluation, names: Sequence[str] | None = None) -> list[EvaluationCategory]:

@@ -14,7 +14,6 @@ from app.core.pagination import int_cursor
 from app.evaluations import alarms, charts, queries, words
 from app.evaluations.frame import frame_of
 from app.models import Evaluation, EvaluationCategory
-from app.runs.curves import SIMILARITY_MARGIN
 from app.web.templating import render
 
 router = APIRouter(prefix="/p/{slug}/evaluations", include_in_schema=False)
@@ -38,14 +37,23 @@ def list_runs(request: Request, viewer: CanView, db: Db, before: str | None = No
 def overview(request: Request, viewer: CanView, db: Db, run_id: int) -> Response:
     frame = frame_of(db, viewer.project.id, run_id, "")
     shown = frame.shown
+    measured = shown.diversity if shown else None
     context = {
         **frame.context(),
         "charts": charts,
-        "sentences": words.verdict(shown) if shown else (),
-        "margin": SIMILARITY_MARGIN,
+        "sentences": _sentences(db, shown) if shown else (),
+        "main_key": words.main_change(measured)[0] if measured else "similarity",
+        "margin": words.MARGIN,
+        "figures": words.sample_figures(measured) if measured else [],
         "open_alarms": [item for item in frame.alarms if item.counts][:NEWEST_ALARMS],
     }
     return render(request, "evaluations/overview.html", context)
+
+
+def _sentences(db: Db, shown: Evaluation) -> tuple[str, str]:
+    levels = [(row.kind, row.level) for row in alarms.raised_at(db, shown)]
+    varied = words.collapse_sentence(shown.diversity, levels) if shown.diversity else words.diversity_sentence(None)
+    return words.ranking_sentence(shown.heldout), varied
 
 
 @router.get("/{run_id:int}/diversity/table")

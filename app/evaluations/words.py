@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from app.models import Evaluation
-from app.web.formats import interval, num, plural, signed
+from app.runs.curves import SIMILARITY_MARGIN
+from app.web.formats import interval, num, pct, plural, signed
 
 
 def spoken(estimate: dict[str, Any], digits: int = 3) -> str:
@@ -53,12 +54,7 @@ def diversity_sentence(diversity: dict[str, Any] | None) -> str:
     return f"No evidence that diversity changed: {figure}."
 
 
-def verdict(evaluation: Evaluation) -> tuple[str, str]:
-    return ranking_sentence(evaluation.heldout), diversity_sentence(evaluation.diversity)
-
-
-MARGIN = 0.05
-"""Rise of the gated and normalised similarity that an alarm needs."""
+MARGIN = SIMILARITY_MARGIN
 ENOUGH_POWER = 0.5
 """Below it "no category" would be said of a test that more often than not sees nothing."""
 
@@ -88,21 +84,29 @@ def main_figure(metrics: dict[str, Any]) -> dict[str, Any]:
     return figure
 
 
-def collapse_sentence(diversity: dict[str, Any], levels: Sequence[tuple[str, str]], critical: Sequence[str]) -> str:
-    """Whether anything collapsed at this checkpoint. ``levels``: (kind, level) of what it raised; ``critical``: its sentences."""
-    if critical:
-        return critical[0]
+def collapse_sentence(diversity: dict[str, Any], levels: Sequence[tuple[str, str]]) -> str:
+    """Whether similarity tells of a collapse at this checkpoint. ``levels``: (kind, level) of what it raised."""
     key, change = main_change(diversity)
     if key == "similarity":
         return diversity_sentence(diversity)
     bounds = f" with {interval(change['low'], change['high'])}" if change["low"] is not None else ""
     figure = f"{signed(change['change'])}{bounds}"
-    num_categories = sum(kind == "category" and level != "watch" for kind, level in levels)
+    num_critical = sum(level == "critical" for _, level in levels)
+    if num_critical:
+        return f"{plural(num_critical, 'critical alarm')} at this checkpoint; overall similarity changed by {figure}."
     if ("global", "alarm") in levels:
         return f"Samples of one prompt became more alike than the reference's, past the margin: similarity {figure}."
-    if num_categories:
-        tested = plural(diversity.get("num_categories_tested", 0), "open-ended category", "open-ended categories")
-        return f"{num_categories} of {tested} {'is' if num_categories == 1 else 'are'} less varied than the reference; overall similarity changed by {figure}."
+    for kind, one, many in (
+        ("category", "open-ended category", "open-ended categories"),
+        ("domain", "domain", "domains"),
+    ):
+        number = levels.count((kind, "alarm"))
+        if number:
+            total = (
+                diversity.get("num_categories_tested", 0) if kind == "category" else len(diversity.get("domains", ()))
+            )
+            verb = "is" if number == 1 else "are"
+            return f"{number} of {plural(total, one, many)} {verb} less varied than the reference; overall similarity changed by {figure}."
     return _without_alarm(diversity, figure)
 
 
@@ -116,3 +120,60 @@ def _without_alarm(diversity: dict[str, Any], figure: str) -> str:
     if power is None or power < ENOUGH_POWER:
         return f"No evidence of collapse overall{could}: similarity {figure}. Single categories have too few samples to tell."
     return f"No evidence of collapse{could}: similarity {figure}, and no category is less varied than the reference."
+
+
+SAMPLE_FIGURES: tuple[tuple[str, str, int | None], ...] = (
+    ("similarity_normalised", "Similarity, gated and normalised", 3),
+    ("similarity", "Similarity, raw ROUGE-L", 3),
+    ("distinct_k", "Distinct answers", 2),
+    ("ead", "EAD", 3),
+    ("self_bleu", "Self-BLEU-4", 3),
+    ("semantic", "Semantic similarity", 3),
+    ("mean_words", "Words", 1),
+    ("loop_rate", "Loops", None),
+    ("truncated_share", "Cut off", None),
+    ("refusal_share", "Refusals", None),
+    ("empty_share", "Empty answers", None),
+)
+"""Key, word and decimals; None for a share of the samples."""
+ACROSS_FIGURES: tuple[tuple[str, str, int | None], ...] = (
+    ("compression_ratio", "Compression ratio", 2),
+    ("opening_share", "Most common opening", None),
+    ("self_repetition", "Self-repetition of 4-grams", 2),
+    ("median_words", "Median words", 1),
+    ("p95_words", "95th percentile of words", 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric of both arms, written out."""
+
+    word: str
+    reference: str
+    policy: str
+    change: str
+    bounds: str
+    """"" where no interval can be had."""
+
+
+def sample_figures(diversity: dict[str, Any]) -> list[tuple[str, list[Figure]]]:
+    """What was measured of the samples: per prompt, and across prompts. Changes of shares are in points."""
+    groups = (
+        (f"{diversity['samples_per_prompt']} samples of one prompt", SAMPLE_FIGURES, diversity["overall"]),
+        ("One sample of every prompt", ACROSS_FIGURES, diversity.get("across") or {}),
+    )
+    found = [
+        (title, [_figure(word, figures[key], digits) for key, word, digits in names if key in figures])
+        for title, names, figures in groups
+    ]
+    return [(title, rows) for title, rows in found if rows]
+
+
+def _figure(word: str, contrast: dict[str, Any], digits: int | None) -> Figure:
+    reference, policy, low, high = (contrast[key] for key in ("reference", "policy", "low", "high"))
+    if digits is None:
+        bounds = interval(100 * low, 100 * high, 1) if low is not None else ""
+        return Figure(word, pct(reference), pct(policy), signed(100 * contrast["change"], 1), bounds)
+    bounds = interval(low, high, digits) if low is not None else ""
+    return Figure(word, num(reference, digits), num(policy, digits), signed(contrast["change"], digits), bounds)

@@ -17,7 +17,7 @@ from app.web.svg.draw import coord, line, picture, polyline, rect, text
 EDGES = (0.011, 0.024, 0.040, 0.064)
 _BINS = ("n4", "n3", "n2", "n1", "0", "p1", "p2", "p3", "p4")
 _GAP = 5
-_WIDEST = 40
+_WIDEST = 64
 """Pixels of a column where there are few."""
 _LABEL_ROOM = 22
 """Pixels from one row's label to the next."""
