@@ -91,7 +91,7 @@ def make_prompt(rng: random.Random, category: Category) -> tuple[str, int]:
     """One prompt of the category and the index of its topic."""
     topic = rng.randrange(len(category.topics))
     task = rng.choice(category.tasks).format(t=category.topics[topic])
-    return rng.choice(FRAMES).format(task=task, Task=_capital(task)), topic
+    return frame(rng.choice(FRAMES), task), topic
 
 
 def make_completion(rng: random.Random, category: Category, topic: int, *, desirable: bool) -> str:
@@ -140,8 +140,13 @@ def all_prompts(category: Category) -> Iterator[str]:
     for topic in category.topics:
         for task in category.tasks:
             text = task.format(t=topic)
-            for frame in FRAMES:
-                yield frame.format(task=text, Task=_capital(text))
+            for words in FRAMES:
+                yield frame(words, text)
+
+
+def frame(words: str, task: str) -> str:
+    """The task put in one of FRAMES."""
+    return words.format(task=task, Task=_capital(task))
 
 
 def style_of(text: str) -> bool | None:

@@ -23,6 +23,7 @@ from app.core.security import hash_token, new_token
 from app.datasets.service import freeze
 from app.embedded.child import launcher_argv
 from app.evaluations.queries import best_of, evaluations_of
+from app.evaluations.suites import list_suites, save
 from app.feedback.importers import import_file
 from app.models import (
     FINAL,
@@ -44,6 +45,7 @@ from app.serve import base_url, local_url
 from worker.alignment.config import AlignmentConfig, EvaluationSettings, LoraSettings
 from worker.alignment.weights import advised_weights
 from worker.demo.corpus import style_of
+from worker.demo.suites import answers_suite, diversity_suite
 
 SLUG = "demo-assistant"
 MODEL = "demo-base"
@@ -82,12 +84,14 @@ class Story:
         self._command("pretrain", "--out", str(self._data / "models" / MODEL))
         self._heading(f"Feedback: {NUM_THUMBS:,} thumbs on that model's completions, by simulated raters")
         self._feedback()
+        self._heading("Suites: prompts in over 500 categories to watch for collapse, and a task to decide by")
+        diversity = self._suites()
         run_id = self._earlier_run()
         if run_id is None:
             self._heading("A frozen snapshot of the labels")
             snapshot = self._snapshot()
             self._heading("A KTO run with LoRA on the worker, evaluated at every checkpoint")
-            run_id = self._run(snapshot)
+            run_id = self._run(snapshot, diversity)
         self._watch(run_id)
         self._heading("Before and after")
         self._before_after(run_id)
@@ -179,6 +183,20 @@ class Story:
             raise StoryError(f"the API answered {answer.status_code}: {answer.text[:300]}")
         say(f"   Pushed {len(rows)} thumbs through POST /api/v1/feedback/batch.")
 
+    def _suites(self) -> str:
+        """Save both, which changes nothing where they are there; the content hash of the diversity suite."""
+        with session_scope() as db:
+            project, user = demo_project(db), demo_user(db)
+            there = {suite.name: suite for suite in list_suites(db, project)}
+            versions = [
+                save(db, project, suite, user=user, replaces=there.get(suite.header.name))
+                for suite in (diversity_suite(), answers_suite())
+            ]
+            for version in versions:
+                say(f"   {version.suite.name}: {version.num_samples:,} samples, {version.content_hash[:8]}.")
+            say(f"   {base_url()}/p/{SLUG}/suites")
+            return versions[0].content_hash
+
     def _snapshot(self) -> str:
         with session_scope() as db:
             snapshot = freeze(db, demo_project(db), demo_user(db))
@@ -190,14 +208,16 @@ class Story:
             say(f"   Snapshot {snapshot.content_hash[:8]}: {sides}.")
             return snapshot.content_hash
 
-    def _run(self, snapshot_hash: str) -> int:
+    def _run(self, snapshot_hash: str, diversity: str) -> int:
         with session_scope() as db:
             project = demo_project(db)
             snapshot = db.scalars(
                 select(Snapshot).where(Snapshot.project_id == project.id, Snapshot.content_hash == snapshot_hash)
             ).one()
             train = snapshot.counts["train"]
-            config = demo_config(find_base_model(MODEL).name, train["desirable"], train["undesirable"])
+            config = demo_config(
+                find_base_model(MODEL).name, train["desirable"], train["undesirable"], diversity_suite=diversity
+            )
             run = launch(
                 db, project, demo_user(db), config=config, snapshot=snapshot, launch_key=f"demo-{new_token(8)}"
             )
@@ -312,7 +332,7 @@ def demo_project(db: Session) -> Project:
     return project or create_project(db, name="Demo assistant", slug=SLUG)
 
 
-def demo_config(model: str, num_desirable: int, num_undesirable: int) -> AlignmentConfig:
+def demo_config(model: str, num_desirable: int, num_undesirable: int, *, diversity_suite: str = "") -> AlignmentConfig:
     """A learning rate for a model of 1.7M parameters; billions of parameters want the defaults."""
     weights = advised_weights(num_desirable, num_undesirable)
     return AlignmentConfig(
@@ -327,6 +347,11 @@ def demo_config(model: str, num_desirable: int, num_undesirable: int) -> Alignme
         tokens_per_microbatch=8192,
         lora=LoraSettings(r=16, alpha=32),
         evaluation=EvaluationSettings(
-            interval_steps=20, samples_per_prompt=4, prompts_per_category=2, max_new_tokens=64, temperature=0.7
+            interval_steps=20,
+            samples_per_prompt=4,
+            prompts_per_category=2,
+            max_new_tokens=24,
+            temperature=0.7,
+            diversity_suite=diversity_suite,
         ),
     )
