@@ -38,6 +38,8 @@ class Checked:
     """Tokens that end an answer."""
     train: Split
     """Its rows are those that ``units`` use."""
+    rated: list[Row]
+    """All training rows, whatever the objective leaves out: what votes say is learned from them."""
     units: Units
     dev: Split
     prompts: list[PromptCase]
@@ -91,6 +93,7 @@ def check_spec(spec: TrainSpec, *, should_stop: Callable[[], bool] = lambda: Fal
         tokenizer=tokenizer,
         end_ids=end_ids,
         train=Split(rows, train.skipped),
+        rated=train.rows,
         units=units,
         dev=dev,
         prompts=prompts,

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from worker.alignment.checks import Checked
 from worker.alignment.config import EvaluationSettings, TrainSpec
 from worker.alignment.evaluation.looks import previous_look
+from worker.alignment.evaluation.quality import MAX_ROWS, LabelModel, fit_label_model
 from worker.alignment.events import Alarm, EvaluationResult
 from worker.alignment.policy import Policy
 from worker.alignment.prompts import PromptCase
@@ -35,6 +38,7 @@ class EvaluateFn(Protocol):
         attempt_dir: Path,
         reference_key: str,
         previous: EvaluationResult | None,
+        label_model: LabelModel | None,
         on_progress: Callable[[int, int], None],
     ) -> EvaluationResult: ...
 
@@ -46,6 +50,7 @@ class Watch:
     spec: TrainSpec
     checked: Checked
     evaluate_fn: EvaluateFn
+    _model: LabelModel | None = None
 
     def evaluate(
         self,
@@ -71,8 +76,19 @@ class Watch:
             attempt_dir=attempt_dir,
             reference_key=reference_key,
             previous=previous_look(attempt_dir, resume_from, step),
+            label_model=self._label_model(policy.tokenizer),
             on_progress=on_progress,
         )
+
+    def _label_model(self, tokenizer: Any) -> LabelModel | None:
+        """What the votes say of a text, learned once from all training rows: the same for every objective on a snapshot."""
+        if self._model is None and self.checked.prompts:
+            rated = self.checked.rated
+            kept = np.sort(np.random.default_rng(0).permutation(len(rated))[:MAX_ROWS])
+            rows = [rated[index] for index in kept]
+            texts = [tokenizer.decode(row.pair.completion_ids, skip_special_tokens=True) for row in rows]
+            self._model = fit_label_model(texts, [row.label for row in rows], [row.root for row in rows])
+        return self._model
 
     def pause_message(self, step: int, alarms: Sequence[Alarm]) -> str:
         """One line why the run ends here: a critical alarm of a kind that no one has decided about; "" without one."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worker.alignment.evaluation.across import across_contrasts
 from worker.alignment.evaluation.collapse import category_tests, detectable_change, domain_tests
 from worker.alignment.evaluation.measures import (
+    Measured,
     Passes,
     PromptSamples,
     SampledText,
@@ -48,7 +49,8 @@ def diversity_result(
 
     The overall interval resamples categories, a category's resamples its prompts; both pairwise (policy - reference of
     the same prompt). ``passes`` is the quality rule that ``quality_rule`` names; without one every sample passes. With
-    ``embed`` there is the key ``semantic``; ``measured`` are the figures of the prompts where they were taken before. Raises ValueError unless all prompts have the same K >= 2 in both arms.
+    ``embed`` there is the key ``semantic``; ``measured`` are the prompts' figures where they were taken before. Raises
+    ValueError unless all prompts have the same K >= 2 in both arms.
     """
     if not prompts:
         return None

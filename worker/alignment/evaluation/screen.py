@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from worker.alignment.config import EvaluationSettings
-from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
+from worker.alignment.evaluation.assess import assess
+from worker.alignment.evaluation.diversity import PromptSamples, SampledText
 from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result
+from worker.alignment.evaluation.looks import RESULT, evaluation_folder
+from worker.alignment.evaluation.quality import LabelModel
 from worker.alignment.events import EvaluationResult
 from worker.alignment.generate import Sample, Sampling, end_token_ids, generate
 from worker.alignment.prompts import PromptCase
@@ -37,13 +40,15 @@ def screen(
     reference_key: str,
     on_progress: Progress,
     previous: EvaluationResult | None = None,
+    label_model: LabelModel | None = None,
 ) -> EvaluationResult:
     """Evaluate the peft ``model`` as it is now against the reference (``adapters.reference_mode``).
 
     Writes ``evaluations/step-NNNNNN/samples.jsonl`` and ``result.json`` under ``attempt_dir``. The reference's samples
     come from ``reference_cache`` (a folder) where they were drawn before with the same ``reference_key`` (what the
     reference is), sampler and prompts. Global random state and the model's mode stay as they were. ``on_progress`` gets
-    (prompts sampled, prompts to sample). Without prompts, ``diversity`` is None and the samples file is empty.
+    (prompts sampled, prompts to sample). ``previous`` is the look before this one: what it saw, too, is an alarm now; and
+    ``label_model`` tells which samples look desirable. Without prompts, ``diversity`` is None and the samples file is empty.
     """
     started = time.monotonic()
     chosen = select_prompts(prompts, settings)
@@ -59,20 +64,34 @@ def screen(
     ids = [case.token_ids for case in chosen]
     policy = generate(model, tokenizer, ids, sampling, on_progress=lambda done, _: on_progress(before + done, total))
     paired = [
-        PromptSamples(category=case.category, reference=_texts(ours), policy=_texts(theirs))
+        PromptSamples(
+            category=case.category,
+            reference=_texts(ours),
+            policy=_texts(theirs),
+            domain=case.domain,
+            open_ended=case.open_ended,
+        )
         for case, ours, theirs in zip(chosen, reference, policy, strict=True)
     ]
-    folder = Path("evaluations") / f"step-{step:06d}"
+    folder = evaluation_folder(step)
     lines = _sample_lines(chosen, reference, policy)
     _write_atomically(attempt_dir / folder / "samples.jsonl", "".join(line + "\n" for line in lines))
+    diversity, alarms = assess(
+        paired,
+        word_limit=settings.word_limit,
+        seed=settings.seed,
+        label_model=label_model,
+        previous=previous.diversity if previous is not None else None,
+    )
     result = EvaluationResult(
         step=step,
         heldout=heldout_result(heldout, beta),
-        diversity=diversity_result(paired, word_limit=settings.word_limit, seed=settings.seed),
+        diversity=diversity,
         samples_path=str(folder / "samples.jsonl"),
         seconds=round(time.monotonic() - started, 3),
+        alarms=alarms,
     )
-    _write_atomically(attempt_dir / folder / "result.json", json.dumps(asdict(result), indent=1))
+    _write_atomically(attempt_dir / folder / RESULT, json.dumps(asdict(result), indent=1))
     return result
 
 
