@@ -7,6 +7,7 @@ from app.evaluations.job_leases import requeue_stale_jobs
 from app.registry.export_leases import requeue_stale_exports
 from app.runs import reaping
 from worker.celery_app import app
+from worker.comparisons import advance_comparisons
 
 
 @app.task(name="worker.tasks.reap.reap")  # type: ignore[untyped-decorator]  # Celery has no types
@@ -22,3 +23,4 @@ def reap() -> None:
         requeue_stale_exports(db)
     with session_scope() as db:
         requeue_stale_jobs(db)
+    advance_comparisons()
