@@ -10,6 +10,7 @@ from app.accounts.people_routes import router as people_pages
 from app.accounts.routes import router as account_pages
 from app.core.logs import set_up_logs
 from app.datasets.routes import router as dataset_pages
+from app.evaluations.comparison_routes import router as comparison_pages
 from app.evaluations.diversity_routes import router as diversity_pages
 from app.evaluations.routes import router as evaluation_pages
 from app.feedback.api import router as feedback_api
@@ -35,6 +36,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     people_pages,
     dataset_pages,
     home_pages,
+    comparison_pages,
     diversity_pages,
     evaluation_pages,
     run_pages,
