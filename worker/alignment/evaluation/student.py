@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 _TINY = 1e-300
 
@@ -15,6 +16,7 @@ def t_tail(t: float, df: float) -> float:
     return half if t >= 0 else 1 - half
 
 
+@cache
 def t_quantile(p: float, df: float) -> float:
     """The value that T stays below with probability ``p``, 0 < p < 1."""
     if p < 0.5:
