@@ -219,7 +219,7 @@ def categories_figure(diversity: dict[str, Any], raised: Sequence[EvaluationAlar
     if not alarmed and (power is None or power < words.ENOUGH_POWER):
         return {
             "label": label,
-            "value": "too few samples",
+            "value": "Too few samples",
             "unit": of,
             "word": True,
             "detail": words.power_words(power),
