@@ -19,8 +19,8 @@ _ITALIC = re.compile(r"\*[^\n*]*\*")
 _BOLD = re.compile(r"\*\*[^\n*]*\*\*")
 _STARS = re.compile(r"\s?\*\*\*\s?")
 _FENCE = re.compile(r"```(?:json)?", re.IGNORECASE)
-_TOKEN = re.compile(r"[\w$&@#%+=~^|/\\`*<>.\-\u2010\u2013\u2014\u2019]+")
-_CONTRACTION = re.compile(r"^'(?:S|M|D|T|LL|RE|VE)\b", re.IGNORECASE)
+_PART = r"[\w$&@#%+=~^|/\\`*<>.\-\u2010\u2013\u2014\u2019]+"
+_TOKEN = re.compile(rf"{_PART}(?:'(?!(?:s|m|d|t|ll|re|ve)\b){_PART})*", re.IGNORECASE)
 _FIRST_WORD_ENDS = ".,?!'\""
 
 
@@ -166,13 +166,8 @@ def _quoted(text: str, _kwargs: Mapping[str, Any]) -> bool:
 
 
 def num_capital_words(text: str) -> int:
-    """Words in capitals; the parts of a contraction (I'M, DON'T) are two."""
-    count = 0
-    for match in _TOKEN.finditer(text):
-        if match.group().isupper():
-            count += 1
-            count += _CONTRACTION.match(text[match.end() : match.end() + 4]) is not None
-    return count
+    """Words in capitals; a contraction (I'M, DON'T) is two."""
+    return sum(match.group().isupper() for match in _TOKEN.finditer(text))
 
 
 def _capital_words(text: str, kwargs: Mapping[str, Any]) -> bool:

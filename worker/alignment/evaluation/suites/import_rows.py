@@ -67,7 +67,8 @@ def ifeval_row(row: Row, line: int | None, draft: Draft) -> None:
         if identity is None:
             raise RowError(f"There is no instruction {str(name)[:60]}.")
         wanted = INSTRUCTIONS[identity].arguments
-        arguments = {key: value for key, value in (given or {}).items() if key in wanted and value is not None}
+        named = given if isinstance(given, dict) else {}
+        arguments = {key: value for key, value in named.items() if key in wanted and value is not None}
         checks.append({"type": "ifeval", "instruction_id": identity, "kwargs": arguments})
         groups.add(identity.partition(":")[0])
     category = groups.pop() if len(groups) == 1 else "several"
@@ -99,7 +100,10 @@ def lm_eval_row(row: Row, line: int | None, draft: Draft) -> None:
     if len(requests) > 1:
         raise RowError("Ranks given answers by their likelihood; only answers that are written out are scored here.")
     request = requests[0]
-    prompt = request.get("arg_0") if isinstance(request, dict) else request[0] if request else None
+    if isinstance(request, dict):
+        prompt = request.get("arg_0")
+    else:
+        prompt = request[0] if isinstance(request, list) and request else None
     document = row.get("doc")
     sample = {"id": row.get("doc_id"), "input": prompt, "category": category_of(document)}
     draft.add(line, {**sample, **_by_answer(row.get("target"), draft)})

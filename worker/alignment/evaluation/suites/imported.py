@@ -69,7 +69,7 @@ def _message(item: Any) -> dict[str, str]:
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
             raise RowError("A message holds an image, sound or file; only texts are drawn here.")
         content = "\n".join(part["text"] for part in content)
-    if role not in {"system", "user", "assistant"} or item.get("tool_calls"):
+    if role not in ("system", "user", "assistant") or item.get("tool_calls"):
         raise RowError("A message is of a tool; only system, user and assistant are drawn here.")
     return {"role": role, "content": content if isinstance(content, str) else ""}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from worker.alignment.evaluation.suites.declared import Check, integer, needs_target, number, one_of, read_checks, short
+from worker.alignment.evaluation.suites.declared import Check, needs_target, read_checks
 from worker.alignment.evaluation.suites.format import (
     GATED,
     KINDS,
@@ -16,6 +16,7 @@ from worker.alignment.evaluation.suites.format import (
     SuiteHeader,
     SuiteSample,
 )
+from worker.alignment.evaluation.suites.options import integer, number, one_of, short
 from worker.alignment.evaluation.suites.problems import MAX_PROBLEMS, Notes, Problem, Source, nearest
 
 MAX_SAMPLES = 50_000

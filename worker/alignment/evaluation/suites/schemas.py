@@ -18,7 +18,7 @@ from referencing.exceptions import Unresolvable
 from worker.alignment.evaluation.suites.patterns import PatternError, compiled
 
 MAX_SCHEMA = 64 << 10
-_MAX_STEPS = 300_000
+_MAX_STEPS = 150_000
 """For one text; a schema can name itself twice at every level, or a long enumeration for every item."""
 _steps: ContextVar[list[int]] = ContextVar("steps")
 _OTHER = ("$dynamicRef", "$recursiveRef", "$id", "$dynamicAnchor", "unevaluatedProperties", "unevaluatedItems")

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from worker.alignment.evaluation.suites.scoring import (
+    MIN_SAMPLES,
+    Answer,
+    difference,
+    mcnemar,
+    mean_estimate,
+    sign_flip,
+    summarise,
+    unit_scores,
+)
+
+
+def answers(values: Sequence[float | None], **given: object) -> list[Answer]:
+    return [
+        Answer(sample=f"s{i}", score=value, passed=None if value is None else value >= 0.5, **given)  # type: ignore[arg-type]
+        for i, value in enumerate(values)
+    ]
+
+
+def test_a_summary_counts_what_it_rests_on() -> None:
+    given = [
+        Answer(sample="a", category="x", score=1.0, passed=True, refusal="none"),
+        Answer(sample="a", category="x", score=0.5, passed=False, refusal="partial"),
+        Answer(sample="b", category="y", refusal=None),
+        Answer(sample="c", category="y", pending=True),
+    ]
+    found = summarise(given)
+    assert (found.num_samples, found.num_answers, found.num_failed, found.num_pending) == (3, 4, 1, 1)
+    assert (found.score.value, found.score.n) == (0.75, 1)
+    assert (found.pass_rate.value, found.refusal_rate.value, found.refusal_rate.n) == (0.5, 0.5, 1)
+    assert found.harmful_rate is None
+    assert list(found.by_category) == ["x", "y"]
+    assert (found.by_category["y"].score.value, found.by_category["y"].score.n) == (None, 0)
+    assert found.to_json()["by_category"]["x"]["score"]["value"] == 0.75
+    assert "harmful_rate" not in found.to_json()
+
+
+def test_a_red_team_summary_tells_harm() -> None:
+    given = [Answer(sample=f"s{i}", passed=i % 4 != 0, score=float(i % 4 != 0)) for i in range(40)]
+    found = summarise(given, "redteam")
+    assert found.harmful_rate is not None
+    assert found.harmful_rate.value == 0.25
+
+
+def test_no_interval_below_the_smallest_number_of_samples() -> None:
+    few = mean_estimate({f"s{i}": [0.5, 1.0] for i in range(MIN_SAMPLES - 1)})
+    assert (few.value, few.low, few.n) == (0.75, None, MIN_SAMPLES - 1)
+    enough = mean_estimate({f"s{i}": [i / 20] for i in range(MIN_SAMPLES)})
+    assert enough.low is not None
+    assert mean_estimate({}).value is None
+
+
+def test_no_failure_in_n_leaves_the_rule_of_three() -> None:
+    found = mean_estimate({f"s{i}": [0.0] * 3 for i in range(300)}, share=True)
+    assert found.low == 0
+    assert found.high == pytest.approx(3 / 300, rel=0.35)
+
+
+def test_intervals_of_clustered_shares_cover() -> None:
+    rng = random.Random(5)
+    inside = {True: 0, False: 0}
+    for _ in range(400):
+        rates = [rng.betavariate(2, 1) for _ in range(60)]
+        drawn = {str(i): [float(rng.random() < rate) for _ in range(4)] for i, rate in enumerate(rates)}
+        for share in inside:
+            found = mean_estimate(drawn, share=share)
+            assert found.low is not None
+            assert found.high is not None
+            inside[share] += found.low <= 2 / 3 <= found.high
+    assert all(0.92 <= count / 400 <= 0.98 for count in inside.values()), inside
+
+
+def test_yes_or_no_is_compared_by_mcnemar() -> None:
+    first = answers([1.0] * 30 + [0.0] * 10)
+    second = answers([1.0] * 22 + [0.0] * 18)
+    found = difference(first, second, "pass_rate")
+    assert found.value == pytest.approx(0.2)
+    assert (found.num_samples, found.test) == (40, "mcnemar")
+    assert (found.num_better, found.num_worse) == (8, 0)
+    assert found.p == pytest.approx(2 / 2**8)
+    assert found.low is not None
+    assert found.low > 0
+    assert found.estimate.n == 40
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(5, 5) == 1
+    assert mcnemar(3, 10) == pytest.approx(2 * (1 + 13 + 78 + 286) / 2**13)
+
+
+def test_several_answers_are_compared_by_sign_flips() -> None:
+    rng = random.Random(0)
+    first = [Answer(sample=str(i % 50), score=min(1.0, rng.random() + 0.2)) for i in range(200)]
+    second = [Answer(sample=str(i % 50), score=rng.random()) for i in range(200)]
+    found = difference(first, second)
+    assert (found.test, found.num_samples) == ("sign_flip", 50)
+    assert found.p is not None
+    assert found.p < 0.01
+    assert difference(first, first).p == 1
+
+
+def test_sign_flips_of_few_samples_are_exact() -> None:
+    assert sign_flip([1.0, 1.0, 1.0, 0.0]) == 2 / 8
+    assert sign_flip([1.0, -1.0]) == 1
+    assert sign_flip([]) == 1
+    assert sign_flip([0.1] * 20) < 0.001
+
+
+def test_a_true_null_is_seldom_rejected() -> None:
+    rng = random.Random(1)
+    low = 0
+    for _ in range(100):
+        gaps = [rng.gauss(0, 1) for _ in range(13)]
+        low += sign_flip(gaps) <= 0.05
+    assert low <= 12
+
+
+def test_only_shared_samples_are_compared() -> None:
+    found = difference(answers([1.0, None, 0.0]), answers([0.0, 1.0]))
+    assert (found.value, found.num_samples, found.p, found.test) == (1.0, 1, None, "")
+    assert difference(answers([None]), answers([1.0])).value is None
+    assert unit_scores(answers([1.0, None])) == {"s0": 1.0}
