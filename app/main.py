@@ -12,7 +12,11 @@ from app.core.logs import set_up_logs
 from app.datasets.routes import router as dataset_pages
 from app.evaluations.comparison_routes import router as comparison_pages
 from app.evaluations.diversity_routes import router as diversity_pages
+from app.evaluations.endpoint_routes import router as endpoint_pages
+from app.evaluations.job_routes import router as job_pages
 from app.evaluations.routes import router as evaluation_pages
+from app.evaluations.suite_routes import router as suite_pages
+from app.evaluations.tab_routes import router as suite_tabs
 from app.feedback.api import router as feedback_api
 from app.feedback.routes import router as feedback_pages
 from app.home.routes import router as home_pages
@@ -39,6 +43,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     comparison_pages,
     diversity_pages,
     evaluation_pages,
+    suite_tabs,
+    suite_pages,
+    job_pages,
+    endpoint_pages,
     run_pages,
     run_events,
     worker_pages,

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Time between asking a trainer to stop and killing it."""
     max_attempts: int = Field(5, ge=1)
     """Automatic resumes of one run, the first try included."""
+    allow_private_endpoints: list[str] = []
+    """Hosts and networks inside this network that endpoints may name, e.g. ["localhost", "10.0.0.0/8"]. All others are refused."""
     trainer_command: list[str] = []
     """Put before `train <spec.json>`, e.g. ["nice", "-n", "10", "python", "-m", "worker.alignment"]. Empty: this Python's."""
     trainer_processes: int = Field(0, ge=0)

@@ -34,7 +34,7 @@ class LostError(Exception):
 
 
 class StoppedError(Exception):
-    """This worker is being stopped."""
+    """The worker was asked to end."""
 
 
 class FailedError(Exception):

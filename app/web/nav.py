@@ -55,7 +55,10 @@ STAGES = (
         "prove",
         "Prove",
         "chart-dots",
-        (NavItem("evaluations", "Evaluations", "chart-dots", "/evaluations", "evaluation.view"),),
+        (
+            NavItem("evaluations", "Evaluations", "chart-dots", "/evaluations", "evaluation.view"),
+            NavItem("suites", "Suites", "clipboard-check", "/suites", "suite.view"),
+        ),
     ),
     NavStage(
         "serve",

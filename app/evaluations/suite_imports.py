@@ -1,0 +1,100 @@
+"""Suites from files, and the safety suites that come with the product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidError
+from app.evaluations import suites
+from app.models import Project, Suite, SuiteVersion, User
+from worker.alignment.evaluation.suites import format as formats
+from worker.alignment.evaluation.suites import importers
+from worker.alignment.evaluation.suites.problems import SuiteError
+
+IMPORT_FORMATS: tuple[tuple[str, str], ...] = (
+    ("suite", "Suite (YAML header, JSON lines)"),
+    ("auto", "Told from the file: Inspect, OpenAI evals, promptfoo, IFEval, MT-Bench, lm-eval, questions"),
+    ("redteam", "Harmful requests (HarmBench, AdvBench, StrongREJECT shapes)"),
+    ("benign", "Harmless requests that look harmful (XSTest shape)"),
+)
+SAFETY_FILES = ("harmful-requests", "over-refusal")
+_MAX_NAMED = 3
+
+
+def import_suite(
+    db: Session,
+    project: Project,
+    content: bytes,
+    samples: bytes | None,
+    *,
+    format_name: str,
+    name: str,
+    filename: str,
+    user: User | None,
+) -> tuple[SuiteVersion, str]:
+    """The saved version, and in words what had to be left out. Raises InvalidError with every problem by line."""
+    if format_name not in dict(IMPORT_FORMATS):
+        raise InvalidError("That format is not known.", fields={"format": "choose one of the list"})
+    try:
+        if format_name == "suite":
+            suite, notes = formats.parse_suite(content, samples), ""
+        else:
+            suite, notes = _foreign(content, samples, format_name, name.strip() or _stem(filename), filename)
+    except SuiteError as error:
+        raise suites.invalid(error.problems) from error
+    row = db.scalar(select(Suite).where(Suite.project_id == project.id, Suite.name == suite.header.name))
+    return suites.save(db, project, suite, user=user, replaces=row), notes
+
+
+def _foreign(
+    content: bytes, samples: bytes | None, format_name: str, name: str, filename: str
+) -> tuple[formats.Suite, str]:
+    files: dict[str, str | bytes] = {filename: content}
+    if samples:
+        files["samples"] = samples
+    kind: Any = format_name if format_name in {"redteam", "benign"} else None
+    if kind is not None:
+        from worker.alignment.evaluation.safety import importers as safety
+
+        found = safety.import_requests(files, name=name, kind=kind)
+    else:
+        found = importers.import_suite(files, name=name)
+    notes = list(found.notes)
+    if found.skipped:
+        first = "; ".join(str(item) for item in found.skipped[:_MAX_NAMED])
+        notes.append(f"{len(found.skipped):,} items were left out: {first}.")
+    return found.suite, " ".join(notes)
+
+
+def _stem(filename: str) -> str:
+    stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return " ".join(stem.replace("_", " ").split())[:80] or "imported suite"
+
+
+def install_safety(db: Session, project: Project, *, user: User | None) -> Sequence[SuiteVersion]:
+    """The two safety suites written for this product; a second time they are what they were."""
+    made = []
+    for suite in built_in_safety():
+        row = db.scalar(select(Suite).where(Suite.project_id == project.id, Suite.name == suite.header.name))
+        made.append(suites.save(db, project, suite, user=user, replaces=row))
+    return made
+
+
+def safety_installed(db: Session, project: Project) -> bool:
+    query = select(func.count(Suite.id)).where(Suite.project_id == project.id, Suite.archived_at.is_(None))
+    return (db.scalar(query.where(Suite.kind.in_(("redteam", "benign")))) or 0) >= len(SAFETY_FILES)
+
+
+def built_in_safety() -> list[formats.Suite]:
+    folder = resources.files("worker.alignment.evaluation.safety").joinpath("data")
+    found = []
+    for name in SAFETY_FILES:
+        header = folder.joinpath(f"{name}.yaml").read_bytes()
+        samples = folder.joinpath(f"{name}.jsonl").read_bytes()
+        found.append(formats.parse_suite(header, samples))
+    return found

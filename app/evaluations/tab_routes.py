@@ -1,0 +1,75 @@
+"""The tabs Suites and Safety of a run's evaluation, and the audit of refusals by a person."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+
+from app.accounts.access import Require, Viewer
+from app.core.db import Db
+from app.evaluations import jobs, refusal_audit, suite_results, suite_words, suites
+from app.evaluations.frame import frame_of
+from app.evaluations.suite_routes import CanEdit, CanView, SmallId, root
+from app.web.htmx import redirect
+from app.web.templating import render
+
+router = APIRouter(prefix="/p/{slug}", include_in_schema=False)
+CanSee = Annotated[Viewer, Depends(Require("evaluation.view"))]
+
+
+@router.get("/evaluations/{run_id:int}/suites")
+def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Response:
+    frame = frame_of(db, viewer.project.id, run_id, "suites")
+    context = {
+        **frame.context(),
+        "results": suite_results.results_of_run(db, frame.run),
+        "jobs": [job for job in jobs.list_jobs(db, viewer.project, run_id=run_id) if job.status in jobs.OPEN],
+        "choices": [suite for suite in suites.list_suites(db, viewer.project) if suite.kind != "diversity"],
+        "words": suite_words,
+        "seconds_left": jobs.seconds_left,
+    }
+    return render(request, "evaluations/suites_tab.html", context)
+
+
+@router.get("/evaluations/{run_id:int}/safety")
+def safety_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Response:
+    frame = frame_of(db, viewer.project.id, run_id, "safety")
+    rows = suite_results.results_of_run(db, frame.run, suite_results.SAFETY_KINDS)
+    context = {
+        **frame.context(),
+        "results": rows,
+        "audits": {row.result.id: refusal_audit.audit_of(db, row.result) for row in rows},
+        "choices": [
+            suite for suite in suites.list_suites(db, viewer.project) if suite.kind in suite_results.SAFETY_KINDS
+        ],
+        "words": suite_words,
+    }
+    return render(request, "evaluations/suites_safety.html", context)
+
+
+@router.get("/suites/results/{result_id:int}/audit")
+def audit_page(request: Request, viewer: CanView, db: Db, result_id: SmallId) -> Response:
+    row = suite_results.find_result(db, viewer.project, result_id)
+    context = {
+        "row": row,
+        "audit": refusal_audit.audit_of(db, row.result),
+        "item": refusal_audit.next_item(db, row.result),
+        "words": suite_words,
+    }
+    return render(request, "evaluations/suite_audit.html", context)
+
+
+@router.post("/suites/results/{result_id:int}/audit")
+def audit(
+    request: Request,
+    viewer: CanEdit,
+    db: Db,
+    result_id: SmallId,
+    number: Annotated[int, Form(ge=0, le=10**6)],
+    repeat: Annotated[int, Form(ge=0, le=999)],
+    label: Annotated[Literal["none", "partial", "full"], Form()],
+) -> Response:
+    row = suite_results.find_result(db, viewer.project, result_id)
+    refusal_audit.label(db, row.result, number, repeat, label, user=viewer.user)
+    return redirect(request, f"{root(viewer)}/results/{result_id}/audit")
