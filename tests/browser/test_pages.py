@@ -30,6 +30,7 @@ PAGES = (
     f"{PROJECT}/evaluations",
     f"{PROJECT}/evaluations/1",
     f"{PROJECT}/evaluations/1/diversity",
+    f"{PROJECT}/evaluations/1/diversity/table",
     f"{PROJECT}/evaluations/1/completions",
     f"{PROJECT}/versions",
     f"{PROJECT}/versions/1/card",

@@ -136,6 +136,16 @@ def test_forest_of_shares_is_read_against_half() -> None:
     assert {"61 %", "\u00b17", "50 %"} <= set(words)
 
 
+def test_a_label_gives_way_to_points() -> None:
+    def label_of(value: float) -> float:
+        points = [svg.Estimate(x, value, value - 0.01, value + 0.01) for x in (10, 20)]
+        chart = svg.evaluated(points, "Change", reference=0.0, margin=0.05, height=220)
+        (label,) = [element for element in _elements(chart, "text", "halo") if element.text == "reference"]
+        return float(label.get("y", 0))
+
+    assert label_of(0.002) > label_of(-0.002) + 10
+
+
 def test_calibration_lies_on_the_diagonal_where_prediction_and_observation_agree() -> None:
     agreeing = svg.CalibrationArm("KTO", "kto", tuple(svg.CalibrationBin(s, s, 10) for s in (0.25, 0.75)))
     chart = svg.calibration([agreeing], "x", width=300, height=206)

@@ -56,7 +56,8 @@ def evaluated(
     for level, kind, words in ((reference, "ref-l", reference_label), (margin, "margin-l", margin_label)):
         if level is not None:
             parts.append(line(left, y(level), right, y(level), kind))
-            labels.append(text(right, y(level) - 4, words, "end halo"))
+            crowded = any(x(p.x) > right - 64 and y(level) - 18 < y(p.value) <= y(level) for p in points)
+            labels.append(text(right, y(level) + (13 if crowded and y(level) + 13 < bottom else -4), words, "end halo"))
     parts.append(line(left, bottom, right, bottom, "axis-l"))
     parts += [text(x(tick), height - 6, num(int(tick)), "mid") for tick in nice_ticks(0, last, 4)]
     if len(points) > 1:
