@@ -96,9 +96,12 @@ def decision(rng: np.random.Generator) -> dict[str, Any]:
 
 def suite(name: str, kind: str, rng: np.random.Generator, num: int, effect: float = 0.0) -> SuiteEvidence:
     level = rng.beta(2, 1, num) if kind == "eval" else rng.beta(1, 12, num)
-    arms = [(rng.random(num) < np.clip(level + change, 0, 1)).astype(float) for change in (effect, 0.0)]
+    candidate, reference = ((rng.random(num) < np.clip(level + change, 0, 1)).astype(float) for change in (effect, 0.0))
     return SuiteEvidence(
-        name=name, kind=kind, num_samples=num, difference=as_json(paired_difference(*arms, np.arange(num)))
+        name=name,
+        kind=kind,
+        num_samples=num,
+        difference=as_json(paired_difference(candidate, reference, np.arange(num))),
     )
 
 

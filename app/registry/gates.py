@@ -168,13 +168,27 @@ def _reward(heldout: dict[str, Any] | None) -> Gate:
 
 
 def _decision(decision: dict[str, Any] | None) -> Gate:
+    """Fails where the first contrast's primary is worse, or a guard beyond its margin, at the level of all gates."""
     rule = "better than the DPO baseline, and not worse on the guards"
     if decision is None:
         return Gate(key="decision", state="missing", evidence="no DPO baseline was compared", rule=rule)
-    states: dict[str, Outcome] = {"better": "pass", "worse": "fail", "guard_failed": "fail"}
-    return Gate(
-        key="decision", state=states.get(decision["verdict"], "missing"), evidence=decision["headline"], rule=rule
-    )
+    first = decision["contrasts"][0]
+    measured = [first["primary"], *first["guards"]]
+    harmful = [
+        effect["name"]
+        for effect in measured
+        if _bounded(effect) and shown_beyond(mirrored(effect), effect["margin"] or 0.0, tests=len(measured))
+    ]
+    state: Outcome = "fail" if harmful else "pass" if decision["verdict"] == "better" else "missing"
+    evidence = decision["headline"].rstrip(".")
+    if state == "missing" and decision["verdict"] in {"worse", "guard_failed"}:
+        evidence += ", but not beyond its margin at the level of all gates"
+    primary = first["primary"]
+    if not _bounded(primary):
+        return Gate(key="decision", state=state, evidence=evidence, rule=rule)
+    scale, digits = (100, 1) if primary["unit"] == "points" else (1, 3)
+    span = interval(scale * primary["low"], scale * primary["high"], digits)
+    return Gate(key="decision", state=state, evidence=evidence, num=signed(scale * primary["value"], digits), interval=span, rule=rule)  # fmt: skip
 
 
 def _suites(key: str, kind: str, suites: Sequence[SuiteEvidence], margin: float) -> Gate:

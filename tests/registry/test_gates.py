@@ -8,7 +8,16 @@ from app.models import Evaluation, EvaluationAlarm, GatePolicy
 from app.registry.gates import Evidence, Gate, SuiteEvidence, blocking, gates_of, shown_beyond, summary_of
 from tests.evaluations.support import contrast, estimate, heldout, metrics
 
-BETTER = {"verdict": "better", "headline": "KTO is better than DPO on tasks, and not worse on the guards."}
+
+def effect(value: float, half: float, margin: float | None = None) -> dict[str, Any]:
+    return {"name": "tasks", "unit": "points", "margin": margin} | estimate(value, value - half, value + half)
+
+
+def decided(verdict: str, primary: dict[str, Any], *guards: dict[str, Any]) -> dict[str, Any]:
+    return {"verdict": verdict, "headline": "As computed.", "detail": "", "contrasts": [{"primary": primary, "guards": list(guards)}]}  # fmt: skip
+
+
+BETTER = decided("better", effect(0.04, 0.02), effect(0.0, 0.01, 0.01))
 
 
 def suite(kind: str, value: float, half: float | None, **changes: Any) -> SuiteEvidence:
@@ -87,18 +96,24 @@ def test_the_level_holds_for_all_gates_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "state"),
+    ("decision", "state", "words"),
     [
-        ("better", "pass"),
-        ("worse", "fail"),
-        ("guard_failed", "fail"),
-        ("no_evidence", "missing"),
-        ("not_enough", "missing"),
+        (BETTER, "pass", "As computed"),
+        (decided("worse", effect(-0.06, 0.03)), "fail", "As computed"),
+        (
+            decided("worse", effect(-0.04, 0.035)),
+            "missing",
+            "As computed, but not beyond its margin at the level of all gates",
+        ),
+        (decided("guard_failed", effect(0.04, 0.02), effect(-0.09, 0.04, 0.01)), "fail", "As computed"),
+        (decided("guard_failed", effect(0.04, 0.02), effect(-0.05, 0.04, 0.02)), "missing", "level of all gates"),
+        (decided("no_evidence", effect(0.0, 0.02)), "missing", "As computed"),
+        (decided("not_enough", effect(0.0, 0.02) | {"low": None, "high": None}), "missing", "As computed"),
     ],
 )
-def test_the_decision_as_it_was_made(verdict: str, state: str) -> None:
-    found = gate("decision", decision={"verdict": verdict, "headline": "As computed."})
-    assert (found.state, found.evidence) == (state, "As computed.")
+def test_the_decision_counts_at_the_level_of_all_gates(decision: dict[str, Any], state: str, words: str) -> None:
+    found = gate("decision", decision=decision)
+    assert (found.state, words in found.evidence) == (state, True)
 
 
 @pytest.mark.parametrize(
