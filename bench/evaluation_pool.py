@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from worker.demo import corpus
-from worker.demo.categories import CATEGORIES
+from worker.demo.categories import CATEGORIES, Category
 from worker.demo.pretrain import Recipe, pretrain
 
 SAMPLES = 24
@@ -67,6 +68,34 @@ def load() -> Pool:
         texts=texts,
         similarity_PSS=np.load(kept.with_suffix(".npy")),
     )
+
+
+def of_templates(num_categories: int) -> Pool:
+    """A small pool without a model: answers written by the corpus's own templates."""
+    texts, kept = [], asked()[: 8 * num_categories]
+    by_prompt = _topics()
+    for number, (_, _, prompt) in enumerate(kept):
+        rng = random.Random(number)
+        category, topic = by_prompt[prompt]
+        texts.append(
+            [corpus.make_completion(rng, category, topic, desirable=rng.random() < 0.5) for _ in range(SAMPLES)]
+        )
+    return Pool(
+        categories=[category for _, category, _ in kept],
+        domains=[domain for domain, *_ in kept],
+        texts=texts,
+        similarity_PSS=similarities(texts).astype(np.float32),
+    )
+
+
+def _topics() -> dict[str, tuple[Category, int]]:
+    """Category and topic of every prompt."""
+    found = {}
+    for category in CATEGORIES:
+        each = len(category.tasks) * len(corpus.FRAMES)
+        for number, text in enumerate(corpus.all_prompts(category)):
+            found[text] = category, number // each
+    return found
 
 
 def similarities(texts: list[list[str]]) -> np.ndarray[Any, np.dtype[np.float64]]:
