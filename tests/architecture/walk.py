@@ -24,8 +24,9 @@ from app.models import AnnotationSlot, Project, Role, User
 from app.registry.exports import request_export
 from app.registry.service import make_version
 from app.runs import service
-from tests.evaluations.support import checkpoint_of, evaluation_in
+from tests.evaluations.support import alarm_in, checkpoint_of, evaluation_in
 from tests.runs import samples
+from tests.suites.support import suite_rows
 
 SEEN = ("login_sessions",)
 """Signing in writes these."""
@@ -62,7 +63,8 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
     config = samples.small_config(samples.model_folder())
     run = service.launch(db, project, owner, config=config, snapshot=snapshot, launch_key="walk")
     checkpoint = checkpoint_of(factory, run)
-    evaluation_in(factory, run, checkpoint, folder)
+    evaluation = evaluation_in(factory, run, checkpoint, folder)
+    alarm = alarm_in(factory, evaluation)
     version = make_version(db, project=project, checkpoint_id=checkpoint.id, user=owner)
     request_export(db, version=version, kind="adapter", user=owner)
     run.status = "succeeded"  # its stream of events ends by itself
@@ -81,6 +83,8 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
         "kind": "adapter",
         "token": "no-such-token",
         "feedback_id": 1,
+        "alarm_id": alarm.id,
+        **suite_rows(db, project, owner, checkpoint),
     }
     form = {
         "checkpoint_id": checkpoint.id,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.storage import artifact_path
-from app.models import Checkpoint, Evaluation, Project, Run, Snapshot
+from app.models import Checkpoint, Evaluation, EvaluationAlarm, Project, Run, Snapshot
 
 _numbers = count(1)
 CONTRASTS = ("similarity", "distinct_k", "ead", "mean_words", "loop_rate", "truncated_share")
@@ -148,3 +148,23 @@ def evaluation_in(factory: Any, run: Run, checkpoint: Checkpoint, folder: Path, 
     if data["diversity"]:
         write_samples(folder, data)
     return record_screen(factory.db, run=run, checkpoint=checkpoint, data=data, attempt_dir=folder)
+
+
+def alarm_in(factory: Any, evaluation: Evaluation, subject: str = "weather", level: str = "alarm") -> EvaluationAlarm:
+    """A category's alarm as a checkpoint raised it."""
+    figures = {"reference": 0.2, "policy": 0.3, "change": 0.1, "low": None, "high": None, "q": 0.001}
+    text = f"Samples of {subject} are more alike than the reference's."
+    data = {"kind": "category", "level": level, "metric": "similarity", "subject": subject, "text": text, **figures}
+    alarm: EvaluationAlarm = factory.add(
+        EvaluationAlarm(
+            project_id=evaluation.project_id,
+            run_id=evaluation.run_id,
+            evaluation_id=evaluation.id,
+            step=evaluation.step,
+            kind="category",
+            level=level,
+            subject=subject,
+            data=data,
+        )
+    )
+    return alarm
