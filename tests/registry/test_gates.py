@@ -32,7 +32,8 @@ def evidence(**changes: Any) -> Evidence:
     held = changes.pop("held", None) or heldout()
     overall = changes.pop("overall", None) or metrics()
     evaluation = Evaluation(heldout=held, diversity={"overall": overall})
-    return Evidence(**({"evaluation": evaluation, "decision": BETTER, "suites": SOUND} | changes))
+    values: dict[str, Any] = {"evaluation": evaluation, "decision": BETTER, "suites": SOUND}
+    return Evidence(**(values | changes))
 
 
 def gate(key: str, **changes: Any) -> Gate:

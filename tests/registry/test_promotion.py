@@ -49,7 +49,9 @@ def test_production_has_one_holder_and_rolls_back(db: Session, factory: Any, tmp
         evaluation_in(factory, run, checkpoint, tmp_path)
         make_version(db, project=project, checkpoint_id=checkpoint.id, user=user)
     for number in (1, 2, 2, 1):
-        assert promote(db, project=project, number=number, user=user).version.number == number
+        moved = promote(db, project=project, number=number, user=user)
+        assert isinstance(moved, Alias)
+        assert moved.version.number == number
     assert db.scalar(select(func.count()).select_from(Alias)) == 1
     moves = [(entry.details["from"], entry.details["to"]) for entry in audits(db, "version.promoted")]
     assert moves == [(None, 1), (1, 2), (2, 1)], "repeating a promotion changes nothing"
