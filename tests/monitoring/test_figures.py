@@ -20,7 +20,8 @@ def test_wilson_by_hand() -> None:
     """10 of 50: centre (0.2 + 3.8415/100) / (1 + 3.8415/50) = 0.22142, half 0.10902."""
     rate = wilson(10, 50)
     assert (rate.value, rate.n) == (0.2, 50)
-    assert (rate.low, rate.high) == (pytest.approx(0.11244, abs=2e-5), pytest.approx(0.33037, abs=2e-5))
+    assert rate.low == pytest.approx(0.11244, abs=2e-5)
+    assert rate.high == pytest.approx(0.33037, abs=2e-5)
     assert wilson(0, 0).value is None
     assert wilson(0, 300).high == pytest.approx(0.01264, abs=1e-4)
 
