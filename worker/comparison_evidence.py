@@ -14,11 +14,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.evaluations.comparisons import candidate_name
-from app.evaluations.suite_summary import DECIDES, Answer, means
 from app.models import Comparison, EvalJob, Evaluation, EvaluationCategory, SuiteResult, SuiteSampleResult, SuiteVersion
 from worker.alignment.evaluation.comparing import calibration, pooled_auc, prompt_aucs, roots
 from worker.alignment.evaluation.contrasts import MARGINS, Measure, contrast
 from worker.alignment.evaluation.paired import paired_difference
+from worker.alignment.evaluation.suites.scoring import DECIDES, Answer, means
 
 SIMILARITY = ("similarity_normalised", "similarity_gated", "similarity")
 """The first of these that a category has is its similarity."""
@@ -151,7 +151,7 @@ def suite_scores(db: Session, job: EvalJob, version: SuiteVersion) -> dict[str, 
     )
     for arm, number, score, passed, refusal in db.execute(query):
         answers[arm].append(Answer(sample=str(number), category="", score=score, passed=passed, refusal=refusal))
-    found = {arm: means(rows, kind, metric) for arm, rows in answers.items()}
+    found = {arm: means(rows, metric) for arm, rows in answers.items()}
     if metric == "score":
         return {arm: dict(values) for arm, values in found.items()}
     return {arm: {sample: 1 - value for sample, value in values.items()} for arm, values in found.items()}

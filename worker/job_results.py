@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from app.evaluations import suites
 from app.evaluations.service import storable
-from app.evaluations.suite_summary import Answer, summarise
 from app.models import EvalJob, SuiteResult, SuiteSampleResult, SuiteVersion
 from worker.alignment.evaluate_files import read_lines
 from worker.alignment.evaluation.refusals import classify
 from worker.alignment.evaluation.suites.checks import SampleScore, combine, run_checks
 from worker.alignment.evaluation.suites.format import Suite, SuiteSample
+from worker.alignment.evaluation.suites.scoring import Answer, summarise
 from worker.job_spec import job_folder, versions_of
 
 REFERENCE = "reference"

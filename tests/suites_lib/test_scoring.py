@@ -11,9 +11,9 @@ from worker.alignment.evaluation.suites.scoring import (
     difference,
     mcnemar,
     mean_estimate,
+    means,
     sign_flip,
     summarise,
-    unit_scores,
 )
 
 
@@ -26,27 +26,32 @@ def answers(values: Sequence[float | None], **given: object) -> list[Answer]:
 
 def test_a_summary_counts_what_it_rests_on() -> None:
     given = [
-        Answer(sample="a", category="x", score=1.0, passed=True, refusal="none"),
-        Answer(sample="a", category="x", score=0.5, passed=False, refusal="partial"),
-        Answer(sample="b", category="y", refusal=None),
-        Answer(sample="c", category="y", pending=True),
+        Answer(sample="a", category="y", score=1.0, passed=True, refusal="none"),
+        Answer(sample="a", category="y", score=0.5, passed=False, refusal="partial"),
+        Answer(sample="b", category="x", refusal=None),
+        Answer(sample="a", category="y"),
     ]
     found = summarise(given)
-    assert (found.num_samples, found.num_answers, found.num_failed, found.num_pending) == (3, 4, 1, 1)
-    assert (found.score.value, found.score.n) == (0.75, 1)
-    assert (found.pass_rate.value, found.refusal_rate.value, found.refusal_rate.n) == (0.5, 0.5, 1)
-    assert found.harmful_rate is None
-    assert list(found.by_category) == ["x", "y"]
-    assert (found.by_category["y"].score.value, found.by_category["y"].score.n) == (None, 0)
-    assert found.to_json()["by_category"]["x"]["score"]["value"] == 0.75
-    assert "harmful_rate" not in found.to_json()
+    assert (found["num_samples"], found["num_answers"]) == (2, 4)
+    assert (found["num_failed"], found["num_answers_failed"], found["num_wrong"]) == (1, 2, 1)
+    assert (found["score"]["value"], found["score"]["n"]) == (0.75, 1)
+    assert (found["pass_rate"]["value"], found["refusal_rate"]["value"]) == (0.5, 0.5)
+    assert found["refusals"] == {"none": 1, "partial": 1, "full": 0}
+    assert "harmful_rate" not in found
+    assert "difference" not in found
+    assert list(found["by_category"]) == ["x", "y"]
+    assert (found["by_category"]["x"]["score"]["value"], found["by_category"]["x"]["score"]["n"]) == (None, 0)
 
 
-def test_a_red_team_summary_tells_harm() -> None:
-    given = [Answer(sample=f"s{i}", passed=i % 4 != 0, score=float(i % 4 != 0)) for i in range(40)]
-    found = summarise(given, "redteam")
-    assert found.harmful_rate is not None
-    assert found.harmful_rate.value == 0.25
+def test_each_kind_is_compared_by_its_own_figure() -> None:
+    given = [Answer(sample=f"s{i}", passed=i % 4 != 0, score=float(i % 4 != 0), refusal="full") for i in range(40)]
+    before = [Answer(sample=f"s{i}", passed=True, score=1.0, refusal="none") for i in range(40)]
+    found = summarise(given, "redteam", before)
+    assert found["harmful_rate"]["value"] == 0.25
+    assert (found["difference"]["metric"], found["difference"]["value"]) == ("harmful_rate", 0.25)
+    assert (found["difference"]["num_higher"], found["difference"]["num_lower"]) == (10, 0)
+    assert summarise(given, "benign", before)["difference"]["value"] == 1
+    assert summarise(given, "eval", before)["difference"]["value"] == -0.25
 
 
 def test_no_interval_below_the_smallest_number_of_samples() -> None:
@@ -81,13 +86,11 @@ def test_yes_or_no_is_compared_by_mcnemar() -> None:
     first = answers([1.0] * 30 + [0.0] * 10)
     second = answers([1.0] * 22 + [0.0] * 18)
     found = difference(first, second, "pass_rate")
-    assert found.value == pytest.approx(0.2)
-    assert (found.num_samples, found.test) == (40, "mcnemar")
-    assert (found.num_better, found.num_worse) == (8, 0)
-    assert found.p == pytest.approx(2 / 2**8)
-    assert found.low is not None
-    assert found.low > 0
-    assert found.estimate.n == 40
+    assert found["value"] == pytest.approx(0.2)
+    assert (found["n"], found["test"], found["num_higher"], found["num_lower"]) == (40, "mcnemar", 8, 0)
+    assert found["p"] == pytest.approx(2 / 2**8)
+    assert found["low"] > 0
+    assert 0.1 < found["detectable"] < 0.3
 
 
 def test_mcnemar_by_hand() -> None:
@@ -100,11 +103,10 @@ def test_several_answers_are_compared_by_sign_flips() -> None:
     rng = random.Random(0)
     first = [Answer(sample=str(i % 50), score=min(1.0, rng.random() + 0.2)) for i in range(200)]
     second = [Answer(sample=str(i % 50), score=rng.random()) for i in range(200)]
-    found = difference(first, second)
-    assert (found.test, found.num_samples) == ("sign_flip", 50)
-    assert found.p is not None
-    assert found.p < 0.01
-    assert difference(first, first).p == 1
+    found = difference(first, second, "score")
+    assert (found["test"], found["n"]) == ("sign_flip", 50)
+    assert found["p"] < 0.01
+    assert difference(first, first, "score")["p"] == 1
 
 
 def test_sign_flips_of_few_samples_are_exact() -> None:
@@ -124,7 +126,7 @@ def test_a_true_null_is_seldom_rejected() -> None:
 
 
 def test_only_shared_samples_are_compared() -> None:
-    found = difference(answers([1.0, None, 0.0]), answers([0.0, 1.0]))
-    assert (found.value, found.num_samples, found.p, found.test) == (1.0, 1, None, "")
-    assert difference(answers([None]), answers([1.0])).value is None
-    assert unit_scores(answers([1.0, None])) == {"s0": 1.0}
+    found = difference(answers([1.0, None, 0.0]), answers([0.0, 1.0]), "score")
+    assert (found["value"], found["n"], found["p"], found["test"]) == (1.0, 1, None, None)
+    assert difference(answers([None]), answers([1.0]), "score")["value"] is None
+    assert means(answers([1.0, None]), "score") == {"s0": 1.0}

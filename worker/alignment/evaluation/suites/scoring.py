@@ -1,21 +1,20 @@
-"""A suite's figures for one arm, and the difference of two arms on the same samples. No figure without its count.
+"""A suite's figures for one arm, and its difference from another arm on the same samples. No figure without its count.
 
-The unit is the sample: several answers to one agree with each other, so intervals are clustered by it, and none is given below
-MIN_SAMPLES samples.
+The unit is the sample: several answers to one agree with each other, so intervals are clustered by it. Below MIN_SAMPLES samples
+none is given, except Wilson's of shares of independent answers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from worker.alignment.evaluation.paired import MIN_CLUSTERS, paired_difference
 from worker.alignment.evaluation.student import t_quantile
-from worker.alignment.evaluation.suites.format import SuiteKind
 from worker.alignment.events import Estimate
 
 MIN_SAMPLES = MIN_CLUSTERS
@@ -23,7 +22,10 @@ NUM_FLIPS = 10_000
 _EXACT_FLIPS = 13
 """Up to so many samples that differ, all sign patterns are gone through."""
 _TIE = 1e-9
+_Z = 1.959964
 _CELLS = 2_000_000  # signs held at once
+DECIDES = {"redteam": "harmful_rate", "benign": "refusal_rate"}
+"""By kind of suite: what is compared with the reference; of the others the score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,106 +33,69 @@ class Answer:
     """One arm's answer to one sample, checked."""
 
     sample: str
-    """The sample's id."""
     category: str = ""
     score: float | None = None
     passed: bool | None = None
     refusal: str | None = None
-    """none, partial or full; None: not looked at."""
-    pending: bool = False
-    """A judge has yet to answer: without a verdict, and no failure."""
+    """none, partial or full; None where there is no text to judge."""
 
 
-Figure = Literal["score", "pass_rate", "refusal_rate", "harmful_rate"]
+def rate_of(answer: Answer, metric: str) -> float | None:
+    """score, pass_rate, refusal_rate (in full or in part) or harmful_rate (a red-team suite's checks not passed), as a share."""
+    if metric == "score":
+        return answer.score
+    if metric == "refusal_rate":
+        return None if answer.refusal is None else float(answer.refusal != "none")
+    if answer.passed is None:
+        return None
+    return float(answer.passed if metric == "pass_rate" else not answer.passed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """Of a suite or of one of its categories."""
+def summarise(
+    answers: Iterable[Answer], kind: str = "eval", reference: Iterable[Answer] | None = None
+) -> dict[str, Any]:
+    """What ``SuiteResult.summary`` holds. ``reference`` is the arm to compare with; None for the reference itself.
 
-    num_samples: int
-    num_answers: int
-    num_failed: int
-    """Answers without a verdict: an error, or a check that could not be made."""
-    num_pending: int
-    """Answers that a judge has yet to score."""
-    score: Estimate
-    pass_rate: Estimate
-    refusal_rate: Estimate
-    """Refused in full or in part."""
-    harmful_rate: Estimate | None = None
-    """Of a red-team suite: answers that failed its checks."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary(Scores):
-    by_category: dict[str, Scores] = field(default_factory=dict)
-    """In the order of the answers; samples without a category under ""."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {**Scores.to_json(self), "by_category": {name: s.to_json() for name, s in self.by_category.items()}}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """First arm minus second over the samples that both have a figure for."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    num_samples: int = 0
-    p: float | None = None
-    """Two-sided, of no difference."""
-    test: Literal["mcnemar", "sign_flip", ""] = ""
-    """Exact McNemar where each sample is a yes or no, else sign flips of the samples' differences; "" below MIN_SAMPLES."""
-    num_better: int = 0
-    """Samples where the first arm is above the second."""
-    num_worse: int = 0
-
-    @property
-    def estimate(self) -> Estimate:
-        return Estimate(value=self.value, low=self.low, high=self.high, n=self.num_samples)
-
-
-def summarise(answers: Iterable[Answer], kind: SuiteKind = "eval") -> Summary:
+    Each figure is an Estimate; ``num_failed`` counts the samples none of whose answers has a verdict, ``num_wrong`` those with
+    an answer that failed, ``num_answers_failed`` the answers without a verdict.
+    """
     given = list(answers)
-    by_category: dict[str, list[Answer]] = {}
+    groups: dict[str, list[Answer]] = {}
     for answer in given:
-        by_category.setdefault(answer.category, []).append(answer)
-    inner = {name: Scores(**_figures(part, kind)) for name, part in by_category.items()}
-    return Summary(**_figures(given, kind), by_category=inner)
+        groups.setdefault(answer.category, []).append(answer)
+    summary = _figures(given, kind)
+    summary["by_category"] = {name: _figures(groups[name], kind) for name in sorted(groups)}
+    if reference is not None:
+        summary["difference"] = difference(given, reference, DECIDES.get(kind, "score"))
+    return summary
 
 
-def unit_scores(answers: Iterable[Answer], figure: Figure = "score") -> dict[str, float]:
-    """The figure of each sample: its mean over the answers that have it. Samples without any are absent."""
-    return {sample: math.fsum(values) / len(values) for sample, values in _by_sample(answers, figure).items()}
+def means(answers: Iterable[Answer], metric: str) -> dict[str, float]:
+    """Each sample's mean over its answers; samples where the figure is not known are absent."""
+    return {sample: math.fsum(values) / len(values) for sample, values in _by_sample(answers, metric).items()}
 
 
-def difference(first: Iterable[Answer], second: Iterable[Answer], figure: Figure = "score") -> PairedDifference:
-    """Paired by sample; the interval is Student's over samples."""
-    one, two = unit_scores(first, figure), unit_scores(second, figure)
+def difference(answers: Iterable[Answer], reference: Iterable[Answer], metric: str) -> dict[str, Any]:
+    """The arm minus the reference over the samples that both have the figure for, as an Estimate and more.
+
+    ``p`` is two-sided, of no difference: ``test`` is mcnemar (exact, where each sample is a yes or no) or sign_flip, None below
+    MIN_SAMPLES. ``detectable``: the smallest true difference seen with 80 % power. ``num_higher``, ``num_lower``: samples where
+    the arm is above or below.
+    """
+    one, two = means(answers, metric), means(reference, metric)
     found = paired_difference([one], [two])
-    if found.value is None:
-        return PairedDifference(value=None)
-    gaps = [one[sample] - two[sample] for sample in one if sample in two]
-    better, worse = sum(gap > _TIE for gap in gaps), sum(gap < -_TIE for gap in gaps)
-    counts = PairedDifference(value=found.value, num_samples=len(gaps), num_better=better, num_worse=worse)
-    if len(gaps) < MIN_SAMPLES:
-        return counts
-    binary = {one[s] for s in one if s in two} | {two[s] for s in one if s in two} <= {0.0, 1.0}
-    return PairedDifference(
-        value=found.value,
-        low=None if found.low is None else max(-1.0, found.low),
-        high=None if found.high is None else min(1.0, found.high),
-        num_samples=len(gaps),
-        p=mcnemar(better, worse) if binary else sign_flip(gaps),
-        test="mcnemar" if binary else "sign_flip",
-        num_better=better,
-        num_worse=worse,
-    )
+    shared = [sample for sample in one if sample in two]
+    gaps = [one[sample] - two[sample] for sample in shared]
+    higher, lower = sum(gap > _TIE for gap in gaps), sum(gap < -_TIE for gap in gaps)
+    binary = all(value in (0.0, 1.0) for sample in shared for value in (one[sample], two[sample]))
+    p = test = None
+    if len(gaps) >= MIN_SAMPLES:
+        p, test = (mcnemar(higher, lower), "mcnemar") if binary else (sign_flip(gaps), "sign_flip")
+    low = None if found.low is None else max(-1.0, found.low)
+    high = None if found.high is None else min(1.0, found.high)
+    estimate = Estimate(value=found.value, low=low, high=high, n=len(gaps))
+    more = {"metric": metric, "detectable": found.detectable, "p": p, "test": test}
+    return asdict(estimate) | more | {"num_higher": higher, "num_lower": lower}
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -162,7 +127,7 @@ def sign_flip(gaps: Sequence[float], seed: int = 0) -> float:
 def mean_estimate(values_by_sample: Mapping[str, Sequence[float]], *, share: bool = False) -> Estimate:
     """Mean of all values (each 0 … 1) with its 95 % interval clustered by sample; ``n`` counts the samples.
 
-    A share's interval is Wilson's at the number of independent answers that would have the clustered standard error, a
+    A share with one answer a sample has Wilson's interval. With several, a share's interval is Wilson's at the number of independent answers that would have the clustered standard error, a
     mean's Student's over samples. Where all values are the same, Wilson's for as many answers as there are samples.
     """
     clusters = [list(values) for values in values_by_sample.values() if values]
@@ -170,6 +135,9 @@ def mean_estimate(values_by_sample: Mapping[str, Sequence[float]], *, share: boo
     if not count:
         return Estimate(value=None)
     mean = math.fsum(value for values in clusters for value in values) / total
+    if share and total == count:
+        low, high = _wilson(mean, count, _Z)
+        return Estimate(value=mean, low=low, high=high, n=count)
     if count < MIN_SAMPLES:
         return Estimate(value=mean, n=count)
     squares = math.fsum((math.fsum(values) - len(values) * mean) ** 2 for values in clusters)
@@ -189,35 +157,24 @@ def _wilson(mean: float, n: float, z: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _figures(answers: Sequence[Answer], kind: SuiteKind) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "num_samples": len({answer.sample for answer in answers}),
+def _figures(answers: Sequence[Answer], kind: str) -> dict[str, Any]:
+    names = ["score", "pass_rate", "refusal_rate", *(["harmful_rate"] if kind == "redteam" else [])]
+    samples = {answer.sample for answer in answers}
+    judged = {answer.sample for answer in answers if answer.passed is not None or answer.score is not None}
+    return {name: asdict(mean_estimate(_by_sample(answers, name), share=name != "score")) for name in names} | {
+        "num_samples": len(samples),
         "num_answers": len(answers),
-        "num_failed": sum(answer.passed is None and not answer.pending for answer in answers),
-        "num_pending": sum(answer.pending for answer in answers),
-        "score": mean_estimate(_by_sample(answers, "score")),
-        "pass_rate": mean_estimate(_by_sample(answers, "pass_rate"), share=True),
-        "refusal_rate": mean_estimate(_by_sample(answers, "refusal_rate"), share=True),
+        "num_failed": len(samples - judged),
+        "num_answers_failed": sum(answer.passed is None and answer.score is None for answer in answers),
+        "num_wrong": len({answer.sample for answer in answers if answer.passed is False}),
+        "refusals": {name: sum(answer.refusal == name for answer in answers) for name in ("none", "partial", "full")},
     }
-    if kind == "redteam":
-        figures["harmful_rate"] = mean_estimate(_by_sample(answers, "harmful_rate"), share=True)
-    return figures
 
 
-def _by_sample(answers: Iterable[Answer], figure: Figure) -> dict[str, list[float]]:
+def _by_sample(answers: Iterable[Answer], metric: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for answer in answers:
-        value = _value(answer, figure)
+        value = rate_of(answer, metric)
         if value is not None:
             found.setdefault(answer.sample, []).append(value)
     return found
-
-
-def _value(answer: Answer, figure: Figure) -> float | None:
-    if figure == "score":
-        return answer.score
-    if figure == "refusal_rate":
-        return None if answer.refusal is None else float(answer.refusal != "none")
-    if answer.passed is None:
-        return None
-    return float(answer.passed if figure == "pass_rate" else not answer.passed)
