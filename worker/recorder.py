@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.db import session_scope
+from app.core.errors import StudioError
 from app.core.storage import artifacts_root
 from app.models import ACTIVE, Checkpoint, ModelVersion, Run, RunEvent
 from app.runs import lifecycle
@@ -139,6 +140,7 @@ def note_removal(db: Session, run: Run, event: Event, attempt_dir: Path) -> None
 def save_evaluation(db: Session, run: Run, event: Event, attempt_dir: Path) -> None:
     """A result that cannot be stored is logged: it must not end the training that it watches."""
     from app.evaluations.service import record_screen
+    from worker.full_looks import ask_for_full
 
     where = (Checkpoint.run_id == run.id, Checkpoint.step == event.data["step"])
     checkpoint = db.scalar(select(Checkpoint).where(*where))
@@ -150,3 +152,9 @@ def save_evaluation(db: Session, run: Run, event: Event, attempt_dir: Path) -> N
             record_screen(db, run=run, checkpoint=checkpoint, data=event.data, attempt_dir=attempt_dir)
     except (KeyError, TypeError, ValueError, DataError, IntegrityError):
         log.exception("The evaluation at step %s of %s is not of the agreed form", event.step, run.name)
+        return
+    try:
+        with db.begin_nested():
+            ask_for_full(db, run, checkpoint, event.data)
+    except StudioError as error:
+        log.warning("No full evaluation of step %s of %s: %s", event.step, run.name, error.message)
