@@ -1,0 +1,300 @@
+"""Evaluation jobs end to end: a row, a real child on a tiny model, checked answers; lost workers, cancelling, a bad judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from app.core.clock import utcnow
+from app.core.storage import artifact_path
+from app.evaluations import endpoints, job_leases, jobs, suites
+from app.evaluations.job_leases import requeue_stale_jobs
+from app.models import Checkpoint, EvalJob, JudgeVerdict, SuiteResult, SuiteSampleResult, SuiteVersion
+from app.settings import Settings
+from tests.alignment import tiny
+from tests.runs import samples
+from tests.runs.conftest import Bench
+from tests.suites import support
+from tests.worker.test_evaluate_child import save_adapter
+from worker import jobs as engine
+from worker.alignment.evaluate_files import read_lines
+from worker.job_spec import job_folder
+
+from app.runs import service  # isort: skip
+
+
+@pytest.fixture
+def checkpoint(live: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    model = tiny.save_model(settings.data_dir / "models" / "tiny-llama")
+    records = [tiny.record(number) for number in range(12)]
+    snapshot = samples.freeze(live.db, live.project, records, records[:6], name="real")
+    config = tiny.config(base_model=str(model))
+    run = service.launch(live.db, live.project, None, config=config, snapshot=snapshot, launch_key="k")
+    run.status = "succeeded"
+    path = f"runs/{run.id}/attempts/1/checkpoints/step-000003"
+    save_adapter(model, artifact_path(path))
+    row = Checkpoint(
+        project_id=live.project.id, run_id=run.id, attempt=1, step=3, path=path, manifest_sha256="m", size_bytes=1
+    )
+    live.db.add(row)
+    live.db.commit()
+    return row
+
+
+def suite_version(live: Bench, header: str = support.HEADER) -> SuiteVersion:
+    version = suites.save_text(live.db, live.project, header, support.SAMPLES, user=None)
+    live.db.commit()
+    return version
+
+
+def job_of(live: Bench, checkpoint: Checkpoint, version: SuiteVersion, judge: int | None = None) -> EvalJob:
+    job = jobs.start_suites(live.db, live.project, checkpoint=checkpoint, versions=[version], judge_id=judge, user=None)
+    live.db.commit()
+    return job
+
+
+def read(live: Bench, job: EvalJob) -> EvalJob:
+    live.db.rollback()
+    live.db.refresh(job)
+    return job
+
+
+def results(live: Bench, job: EvalJob) -> dict[str, SuiteResult]:
+    live.db.rollback()
+    return {row.arm: row for row in live.db.scalars(select(SuiteResult).where(SuiteResult.job_id == job.id))}
+
+
+def test_a_job_is_drawn_checked_and_compared(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    engine.work(job.id)
+    assert (read(live, job).status, job.message, job.attempt) == ("succeeded", "", 1)
+    assert job.done == job.total == 48
+    found = results(live, job)
+    assert set(found) == {"reference", "policy"}
+    assert found["policy"].checkpoint_id == checkpoint.id
+    assert found["policy"].summary["num_samples"] == 12
+    assert found["policy"].summary["difference"]["n"] == 12
+    assert "difference" not in found["reference"].summary
+    stored = live.db.scalar(
+        select(func.count()).select_from(SuiteSampleResult).where(SuiteSampleResult.result_id == found["policy"].id)
+    )
+    assert stored == 24
+    engine.work(job.id)  # a second message finds nothing to claim
+    assert read(live, job).attempt == 1
+
+
+def test_a_lost_worker_is_seen_and_the_next_draws_only_what_is_missing(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    engine.work(job.id)
+    folder = job_folder(job)
+    file = next((folder / "samples" / "policy").iterdir())
+    whole = read_lines(file)
+    file.write_bytes(file.read_bytes()[:-40])  # the worker was killed while its child wrote
+    job.status, job.lease_until, job.finished_at = "running", utcnow() - timedelta(seconds=1), None
+    live.db.commit()
+    assert requeue_stale_jobs(live.db) == [job.id]
+    live.db.commit()
+    kept = read_lines(file)
+    engine.work(job.id)
+    assert (read(live, job).status, job.attempt) == ("succeeded", 2)
+    assert read_lines(file)[: len(kept)] == kept
+    assert sorted(read_lines(file), key=str) == sorted(whole, key=str)
+    assert len(results(live, job)) == 2  # replaced, not doubled
+
+
+def test_a_worker_that_overslept_writes_nothing(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    first = job_leases.claim(live.db, job.id)
+    assert first is not None
+    assert job_leases.claim(live.db, job.id) is None
+    job.lease_until = utcnow() - timedelta(seconds=1)
+    live.db.flush()
+    second = job_leases.claim(live.db, job.id)
+    assert second is not None
+    assert second.attempt == 2
+    assert not job_leases.finish(live.db, job.id, 1, status="succeeded")
+    assert job_leases.beat(live.db, job.id, 2, phase="sampling", done=3, total=9)
+    assert job_leases.finish(live.db, job.id, 2, status="failed", message="why")
+    again = jobs.again(live.db, live.project, job.id, user=None)
+    assert (again.status, again.message) == ("queued", "")
+
+
+def test_a_job_whose_workers_die_is_given_up(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    job.status, job.attempt, job.lease_until = "running", 3, utcnow() - timedelta(seconds=1)
+    live.db.commit()
+    assert requeue_stale_jobs(live.db) == []
+    assert (job.status, "lack memory" in job.message) == ("failed", True)
+
+
+def test_a_cancelled_job_stops_and_keeps_what_was_drawn(live: Bench, checkpoint: Checkpoint) -> None:
+    header = support.HEADER.replace("n: 2, max_tokens: 4", "n: 60, max_tokens: 60")
+    job = job_of(live, checkpoint, suite_version(live, header))
+    thread = threading.Thread(target=engine.work, args=(job.id,))
+    thread.start()
+    first = job_folder(job) / "progress.json"
+    deadline = time.monotonic() + 60
+    while not (first.is_file() and '"sampling"' in first.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline
+        assert thread.is_alive()
+        time.sleep(0.05)
+    live.db.rollback()
+    jobs.cancel(live.db, live.project, job.id, user=None)
+    live.db.commit()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert read(live, job).status == "cancelled"
+    assert results(live, job) == {}
+
+
+def test_a_job_that_cannot_start_says_why(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    for file in artifact_path(checkpoint.path).iterdir():
+        file.unlink()
+    artifact_path(checkpoint.path).rmdir()
+    engine.work(job.id)
+    assert read(live, job).status == "failed"
+    assert "policy" in job.message
+    assert "gone" in job.message
+
+
+def test_a_damaged_checkpoint_fails_in_words_and_keeps_the_reference(live: Bench, checkpoint: Checkpoint) -> None:
+    job = job_of(live, checkpoint, suite_version(live))
+    (artifact_path(checkpoint.path) / "adapter_model.safetensors").write_bytes(b"torn")
+    engine.work(job.id)
+    assert read(live, job).status == "failed"
+    assert "adapter_model.safetensors" in job.message
+    assert set(results(live, job)) == {"reference"}  # a partial result, told with its count
+    assert results(live, job)["reference"].summary["num_samples"] == 12
+
+
+def test_a_full_evaluation_is_stored_beside_the_screen(live: Bench, checkpoint: Checkpoint) -> None:
+    from app.models import Evaluation
+
+    run = live.db.get_one(service.Run, checkpoint.run_id)
+    plan = {
+        "base_model": run.config["base_model"],
+        "arms": [{"name": "reference", "checkpoint_id": None}, {"name": "policy", "checkpoint_id": checkpoint.id}],
+        "prompts_per_category": 2,
+        "samples_per_prompt": 3,
+    }
+    job = jobs.create_job(
+        live.db, live.project, "full", "More samples", plan, run_id=run.id, checkpoint_id=checkpoint.id
+    )
+    live.db.commit()
+    engine.work(job.id)
+    assert (read(live, job).status, job.message) == ("succeeded", "")
+    found = live.db.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint.id)).one()
+    assert found.kind == "full"
+    assert found.diversity is not None
+    assert (found.diversity["samples_per_prompt"], found.diversity["num_categories"]) == (3, 2)
+
+
+class Judge(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that behaves as ``mode`` says."""
+
+    mode = "good"
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.mode == "limited" and type(self).asked % 2:
+            self.send_response(429)
+            self.send_header("retry-after", "0")
+            self.end_headers()
+            return
+        if self.mode == "slow":
+            time.sleep(3)
+        text = "I would rather talk about the weather." if self.mode == "nonsense" else '{"rating": 1}'
+        body = json.dumps(
+            {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+        ).encode()
+        self.send_response(500 if self.mode == "broken" else 200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def judge(live: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(settings, "allow_private_endpoints", ["127.0.0.1"])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(Judge, "asked", 0)
+
+    def make(mode: str) -> int:
+        monkeypatch.setattr(Judge, "mode", mode)
+        typed = {
+            "name": mode,
+            "kind": "judge",
+            "url": f"http://127.0.0.1:{server.server_port}/v1",
+            "model": "j",
+            "timeout": "1",
+        }
+        row = endpoints.save(live.db, live.project, typed, user=None)
+        live.db.commit()
+        return row.id
+
+    yield make
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+JUDGED = """name: judged
+sampling: {n: 1, max_tokens: 4}
+checks:
+  - {type: judge, rubric: Is it kind?}
+  - {type: word-count, max: 100}
+"""
+
+
+@pytest.mark.parametrize("mode", ["good", "limited", "nonsense", "broken"])
+def test_a_judge_costs_its_own_checks_at_most(
+    live: Bench, checkpoint: Checkpoint, judge: Any, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = suites.save_text(
+        live.db, live.project, JUDGED, "".join(support.SAMPLES.splitlines(keepends=True)[:3]), user=None
+    )
+    live.db.commit()
+    monkeypatch.setattr("worker.alignment.evaluation.judging.client.MAX_WAIT_SECONDS", 0.01)
+    job = job_of(live, checkpoint, version, judge(mode))
+    engine.work(job.id)
+    assert read(live, job).status == "succeeded"
+    found = results(live, job)
+    rows = live.db.scalars(select(SuiteSampleResult).where(SuiteSampleResult.result_id == found["policy"].id)).all()
+    assert len(rows) == 3
+    assert all(row.checks[1]["passed"] for row in rows)  # the rule's own verdict stands
+    known = live.db.scalar(select(func.count(JudgeVerdict.id)))
+    if mode in {"good", "limited"}:
+        assert all(row.passed and row.error is None for row in rows)
+        assert found["policy"].summary["num_failed"] == 0
+    else:
+        assert all(row.passed is None and row.error for row in rows)
+        assert found["policy"].summary["num_failed"] == 3
+        assert found["policy"].summary["score"]["value"] is None
+    asked = Judge.asked
+    if mode == "good":
+        job.status = "failed"
+        live.db.commit()
+        jobs.again(live.db, live.project, job.id, user=None)
+        live.db.commit()
+        engine.work(job.id)
+        assert Judge.asked == asked  # nothing is paid for twice
+        assert known
