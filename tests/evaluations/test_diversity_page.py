@@ -269,3 +269,18 @@ def test_results_from_before_tests_were_told_still_show(lead: Any, factory: Any,
     assert "Similarity against reference, raw" in page
     assert client.get(f"{url}/cells").json()["changes"] == [[20, 10], [20, 10]]
     assert client.get(f"{url}?metric=similarity_normalised").status_code == 404
+
+
+def test_odd_values_are_refused_in_words(small: Any, db: Session) -> None:
+    run, client, url = small
+    huge, nul = "9" * 30, "%00"
+    for query in (f"category={nul}", f"q={nul}", f"domain={nul}", f"step={huge}", f"at={huge}", f"prompt={huge}"):
+        for headers in ({}, {"HX-Request": "true"}):
+            assert client.get(f"{url}?{query}", headers=headers).status_code in {200, 404, 422}, query
+        assert client.get(f"{url}/cells?{query}").status_code in {200, 404, 422}, query
+    assert client.post(f"{url}/alarms/{huge}", data={"decision": "accepted", "reason": "x"}).status_code in {404, 422}
+    alarm = alarms_of_run(db, run)[0].row
+    assert client.post(f"{url}/alarms/{alarm.id}", data={"decision": "accepted", "reason": "\x00"}).status_code == 422
+    assert (
+        client.post(f"{url}/alarms/{alarm.id}", data={"decision": "accepted", "reason": "a" * 3000}).status_code == 422
+    )
