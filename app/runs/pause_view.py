@@ -18,7 +18,8 @@ NUM_SHOWN = 2
 """Samples of an arm."""
 MAX_CHARACTERS = 320
 
-FAULTS: dict[str, Callable[[EvaluationSample], bool]] = {
+Fault = Callable[[EvaluationSample], bool]
+FAULTS: dict[str, Fault] = {
     "loop_rate": lambda sample: is_loop(sample.text),
     "truncated_share": lambda sample: sample.truncated,
     "empty_share": lambda sample: not sample.text.strip(),
@@ -83,7 +84,7 @@ def _worst_prompts(db: Session, evaluation: Evaluation, metric: str) -> list[Wor
         .where(EvaluationSample.evaluation_id == evaluation.id, EvaluationSample.category.in_(names))
         .order_by(EvaluationSample.prompt_number, EvaluationSample.arm, EvaluationSample.number)
     ).all()
-    fault = FAULTS.get(metric, lambda _: False)
+    fault: Fault = FAULTS.get(metric, lambda _: False)
     by_prompt: dict[tuple[str, int], list[EvaluationSample]] = {}
     for row in rows:
         by_prompt.setdefault((row.category, row.prompt_number), []).append(row)
@@ -99,7 +100,7 @@ def _worst_prompts(db: Session, evaluation: Evaluation, metric: str) -> list[Wor
     return found
 
 
-def _shown(samples: Sequence[EvaluationSample], fault: Callable[[EvaluationSample], bool]) -> WorstPrompt:
+def _shown(samples: Sequence[EvaluationSample], fault: Fault) -> WorstPrompt:
     shown = WorstPrompt(samples[0].category, _question(samples[0].prompt))
     for arm in ("reference", "policy"):
         own = sorted((sample for sample in samples if sample.arm == arm), key=lambda sample: not fault(sample))

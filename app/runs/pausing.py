@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts import audit
@@ -110,5 +110,5 @@ def critical_steps(db: Session, run: Run) -> set[int]:
     return set(db.scalars(raised))
 
 
-def _open_critical(run: Run) -> Sequence[object]:
+def _open_critical(run: Run) -> Sequence[ColumnElement[bool]]:
     return (EvaluationAlarm.run_id == run.id, EvaluationAlarm.level == CRITICAL, EvaluationAlarm.resolution == "")

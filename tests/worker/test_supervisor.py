@@ -261,7 +261,8 @@ def test_a_run_paused_by_an_alarm_frees_its_worker_and_goes_on_by_decision(live,
     assert (run.status, run.step, run.attempt) == ("paused", 4, 1)
     assert (run.lease_until, run.worker, run.finished_at) == (None, None, None)
     assert run.failure_message == "Paused at step 4: Too many loops."
-    assert (reaping.reap_lost_leases(live.db), reaping.requeue_interrupted(live.db)) == ([], None)
+    assert reaping.reap_lost_leases(live.db) == []
+    reaping.requeue_interrupted(live.db)
     assert supervisor.supervise(run.id, "gpu-1") is None  # a stale message does not take it up again
     assert supervisor.supervise(other.id, "gpu-1") == "paused"  # the worker took the next run
     pausing.go_on(live.db, run, live.lead, "Known: the prompts ask for lists.")
