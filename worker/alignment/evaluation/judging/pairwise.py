@@ -97,8 +97,8 @@ def parse_verdict(text: str) -> float | None:
     data = last_object(text)
     if data is not None:
         for name in ("winner", "verdict", "choice", "answer", "preference", "better"):
-            if isinstance(data.get(name), (str, int)):
-                return _WORDS.get(str(data[name]).strip(" .[]\"'").lower())
+            if name in data:
+                return _WORDS.get(str(data[name]).strip(" .\"'").lower())
     for pattern in (_BRACKETS, _SAID):
         found = pattern.findall(text)
         if found:
