@@ -197,13 +197,16 @@ def test_a_file_of_another_kind_is_not_read_to_its_end() -> None:
         ("name: !!python/object/apply:os.system [ls]", "Tags"),
         ("name: " + "[" * 5_000 + "]" * 5_000, "Nested deeper"),
         ("name: " + "x" * (1 << 20), "Larger than 1 MiB"),
+        ("checks: [" + "a," * 100_000 + "]", "More than 50,000 values"),
+        ("a: 1\n" * 20_000, "Given twice"),
+        ("".join(f"k{i}: 1\n" for i in range(20_000)), "more keys are unknown"),
         (b"name: \xff", "UTF-8"),
     ],
 )
 def test_yaml_bombs_are_refused_at_once(header: str | bytes, words: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert words in told(header)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 2
 
 
 def test_a_red_team_suite_needs_no_checks() -> None:

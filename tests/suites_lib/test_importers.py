@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -221,3 +222,36 @@ def test_what_is_no_suite_is_refused_in_words(content: str | bytes) -> None:
     with pytest.raises(SuiteError) as caught:
         import_suite({"file": content}, name="x")
     assert all(problem.message for problem in caught.value.problems)
+
+
+ROWS: list[Any] = [
+    {"input": "q", "target": "a", "choices": ["a", "b"], "metadata": {"category": "c"}},
+    {"input": [{"role": "user", "content": "q"}], "ideal": ["a"]},
+    {"prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+    {"turns": ["a", "b"], "question_id": 1, "reference": ["x"]},
+    {"doc": {}, "arguments": {"gen_args_0": {"arg_0": "p"}}, "target": "x"},
+    {"category": "c", "prompts": ["a"], "domain": "d"},
+    {"prompts": ["{{a}}"], "tests": [{"vars": {"a": [1, "x"]}, "assert": [{"type": "is-json", "weight": 2}]}]},
+]
+
+
+def _spoiled(value: Any, rng: random.Random) -> Any:
+    if rng.random() < 0.08:
+        return rng.choice([None, True, 0, 1.5, "", "x", [], {}, [1], {"a": 1}, 1e300, 10**30, [None], [[]], [{}]])
+    if isinstance(value, dict):
+        return {key: _spoiled(inner, rng) for key, inner in value.items()}
+    return [_spoiled(inner, rng) for inner in value] if isinstance(value, list) else value
+
+
+def test_a_spoiled_file_is_read_or_refused_never_broken() -> None:
+    rng = random.Random(3)
+    read = 0
+    for _ in range(600):
+        row = rng.choice(ROWS)
+        rows = [_spoiled(row, rng) for _ in range(2)]
+        content = json.dumps(rows[0], indent=1) if "tests" in row else "\n".join(map(json.dumps, rows))
+        try:
+            read += bool(import_suite({"file": content}, name="x").suite.samples)
+        except SuiteError:
+            continue
+    assert 200 < read < 600

@@ -57,6 +57,8 @@ def messages_of(value: Any) -> Any:
         if not isinstance(value, str):
             raise RowError("The input is neither a text nor chat messages.")
         return value
+    if not value:
+        raise RowError("The input has no message.")
     return [_message(item) for item in value]
 
 

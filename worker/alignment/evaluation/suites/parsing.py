@@ -22,6 +22,7 @@ from worker.alignment.evaluation.suites.problems import MAX_PROBLEMS, Notes, Pro
 MAX_SAMPLES = 50_000
 MAX_MESSAGES = 200
 MAX_NAME = 100
+_MAX_UNKNOWN = 20
 _ROLES = ("system", "user", "assistant")
 _HEADER_KEYS = ("name", "kind", "description", "primary", "sampling", "checks", "gates", "quality", "samples")
 _SAMPLE_KEYS = ("id", "input", "target", "category", "metadata", "checks")
@@ -226,7 +227,7 @@ def _sampling(value: Any, notes: Notes) -> Sampling:
 def _gates(value: Any, notes: Notes) -> dict[str, Gate]:
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or len(value) > 50:
         notes.add("gates", "Must be a mapping such as {pass_rate: {min_delta: -0.02}}.")
         return {}
     gates = {}
@@ -244,9 +245,11 @@ def _gates(value: Any, notes: Notes) -> dict[str, Gate]:
 
 
 def _check_keys(data: dict[str, Any], known: tuple[str, ...], notes: Notes) -> None:
-    for key in data:
-        if key not in known:
-            notes.add(short(key), f"Unknown{nearest(key, known)}.")
+    unknown = [key for key in data if key not in known]
+    for key in unknown[:_MAX_UNKNOWN]:
+        notes.add(short(key), f"Unknown{nearest(key, known)}.")
+    if len(unknown) > _MAX_UNKNOWN:
+        notes.add("", f"{len(unknown) - _MAX_UNKNOWN:,} more keys are unknown.")
 
 
 def implied_checks(header: SuiteHeader) -> tuple[Check, ...]:
