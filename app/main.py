@@ -10,6 +10,7 @@ from app.accounts.people_routes import router as people_pages
 from app.accounts.routes import router as account_pages
 from app.core.logs import set_up_logs
 from app.datasets.routes import router as dataset_pages
+from app.evaluations.ab_routes import router as ab_pages
 from app.evaluations.comparison_routes import router as comparison_pages
 from app.evaluations.diversity_routes import router as diversity_pages
 from app.evaluations.endpoint_routes import router as endpoint_pages
@@ -41,6 +42,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     dataset_pages,
     home_pages,
     comparison_pages,
+    ab_pages,
     diversity_pages,
     evaluation_pages,
     suite_tabs,

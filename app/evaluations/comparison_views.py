@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -34,10 +34,11 @@ POINT = 100
 """Everything is plotted in hundredths: points of a rate, hundredths of an AUC or of a similarity."""
 
 
-def main_rows(contrast: dict[str, Any]) -> list[ForestRow]:
-    """The primary score and the guards of KTO-all against DPO; what was not measured is left out."""
+def main_rows(contrast: dict[str, Any], *, short: bool = False) -> list[ForestRow]:
+    """The primary score and the guards of KTO-all against DPO; what was not measured is left out. ``short``: for a phone."""
     effects = [contrast["primary"], *contrast["guards"]]
-    return [_row(effect, strong=not index) for index, effect in enumerate(effects) if effect["value"] is not None]
+    rows = [_row(effect, strong=not index) for index, effect in enumerate(effects) if effect["value"] is not None]
+    return [replace(row, name=row.name.replace(" requests", "").partition(" (")[0]) for row in rows] if short else rows
 
 
 def _row(effect: dict[str, Any], *, strong: bool) -> ForestRow:

@@ -58,6 +58,7 @@ STAGES = (
         (
             NavItem("evaluations", "Evaluations", "chart-dots", "/evaluations", "evaluation.view"),
             NavItem("suites", "Suites", "clipboard-check", "/suites", "suite.view"),
+            NavItem("ab", "Blind A/B", "arrows-left-right", "/ab", "project.view"),
         ),
     ),
     NavStage(

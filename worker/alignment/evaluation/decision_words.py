@@ -118,6 +118,8 @@ def _guard_needs(guard: Effect) -> str:
     if guard.num_needed is None or guard.margin is None:
         return f"{name}: {difference(guard)}; at least {MIN_CLUSTERS} are needed."
     margin = figure(guard.margin, guard.unit, plus=False)
+    if guard.num_needed <= guard.num_clusters:
+        return f"{name}: {difference(guard)}, which reaches beyond its margin of {margin}."
     return (
         f"{name}: {difference(guard)}; a margin of {margin} needs about {count(guard.num_needed, guard.noun)}, "
         f"there are {guard.num_clusters:,}."
