@@ -15,7 +15,6 @@ from worker.alignment.evaluation.stats import (
     bootstrap_interval,
     cluster_index,
     weighted_auc,
-    weighted_mean,
 )
 from worker.alignment.events import Estimate
 
@@ -24,7 +23,16 @@ Interval = tuple[float, float] | tuple[None, None]
 
 def mean_interval(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Interval:
     """Of the rows' mean; rows of one cluster stay together. (None, None) below 5 clusters or without any spread."""
-    return bootstrap_interval(*cluster_index(clusters_N), weighted_mean(values_N), seed=seed)
+    cluster_of_N, num_clusters = cluster_index(clusters_N)
+    sums_C = np.bincount(cluster_of_N, weights=values_N, minlength=num_clusters)
+    sizes_C = np.bincount(cluster_of_N, minlength=num_clusters).astype(np.float64)
+
+    def statistic(weights_RC: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result: Floats = (weights_RC @ sums_C) / (weights_RC @ sizes_C)
+        return result
+
+    return bootstrap_interval(np.arange(num_clusters), num_clusters, statistic, seed=seed)
 
 
 def mean_estimate(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
@@ -59,7 +67,8 @@ def wilson_interval(hits: int, num: int, level: float = 0.95) -> Interval:
     share, spread = hits / num, z * z / num
     middle = (share + spread / 2) / (1 + spread)
     reach = z / (1 + spread) * (share * (1 - share) / num + spread / (4 * num)) ** 0.5
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    # at the ends the bound is exact, but for the last bits
+    return (0.0 if hits == 0 else middle - reach), (1.0 if hits == num else middle + reach)
 
 
 def clopper_pearson_upper(hits: int, num: int, level: float = 0.975) -> float:
