@@ -26,6 +26,14 @@ def asked(text: str, **changes: Any) -> Request:
     return Request(messages=({"role": "user", "content": text},), **changes)
 
 
+def late(seconds: float) -> Any:
+    def answer(_body: Any, _number: int) -> Any:
+        time.sleep(seconds)
+        return chat_reply("late")
+
+    return answer
+
+
 def test_a_chat_sends_model_key_and_options_and_returns_the_text():
     with serving(lambda _body, _n: chat_reply("A")) as server, Client(settings(server.url)) as client:
         answer = client.chat(asked("which?", temperature=0.5, seed=7))
@@ -104,7 +112,7 @@ def test_a_failure_that_passes_is_no_failure():
 
 
 def test_a_server_that_is_slow_or_drips_is_left_in_time():
-    with serving(lambda _b, _n: (time.sleep(1.5), chat_reply("late"))[1]) as server:
+    with serving(late(1.5)) as server:
         with (
             Client(settings(server.url, timeout_seconds=0.3, max_attempts=1)) as client,
             pytest.raises(EndpointError) as error,
@@ -161,7 +169,7 @@ def test_one_bad_answer_leaves_the_others_and_a_second_call_asks_only_for_it():
 
 
 def test_concurrency_is_bounded():
-    with serving(lambda _b, _n: (time.sleep(0.05), chat_reply("x"))[1]) as server:
+    with serving(late(0.05)) as server:
         with Client(settings(server.url, concurrency=3)) as client:
             client.ask([asked(str(i)) for i in range(12)])
         assert 2 <= server.most_at_once <= 3
@@ -183,3 +191,24 @@ def test_the_key_shows_in_no_representation_and_a_repeat_is_another_question():
     assert KEY not in repr(client) + repr(client.settings) + str(client.settings)
     assert asked("x").key("m") == asked("x").key("m")
     assert len({asked("x").key("m"), asked("x").key("n"), asked("x", repeat=1).key("m"), asked("y").key("m")}) == 4
+
+
+def test_when_answers_cannot_be_stored_no_further_one_is_asked_for():
+    def full(_key: str, _result: Any) -> None:
+        raise OSError("the disk is full")
+
+    with serving(late(0.02)) as server, Client(settings(server.url, concurrency=2)) as client:
+        with pytest.raises(OSError, match="disk is full"):
+            client.ask([asked(str(i)) for i in range(50)], report=full)
+        assert len(server.bodies) < 10
+
+
+def test_a_client_that_is_told_to_stop_asks_no_more():
+    stop = threading.Event()
+    with serving(late(0.02)) as server, Client(settings(server.url, concurrency=1), stop=stop) as client:
+        results = client.ask([asked(str(i)) for i in range(20)], report=lambda _key, _result: stop.set())
+        assert isinstance(results[0], dict)
+        assert [result.message for result in results[1:] if isinstance(result, EndpointError)] == [
+            "Stopped before it was asked."
+        ] * 19
+        assert len(server.bodies) == 1

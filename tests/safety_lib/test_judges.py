@@ -157,3 +157,25 @@ def test_a_guard_says_safe_unsafe_with_its_codes_or_nothing(text: str, is_safe: 
         assert [message["role"] for message in server.bodies[0]["messages"]] == ["user", "assistant"]
     assert (found.is_safe, found.hazards) == (is_safe, hazards)
     assert (found.error is None) == (is_safe is not None)
+
+
+def test_an_answer_that_could_not_be_read_is_asked_for_anew():
+    item = rubric.Item(id="1", prompt="q", answer="a", rubric="Is it kind?")
+    stored: dict[str, Any] = {}
+
+    def keep(key: str, answer: Any) -> None:
+        stored[key] = answer
+
+    with (
+        serving(lambda _b, n: chat_reply("mumble" if n == 1 else "Rating: 1")) as server,
+        Client(settings(server.url)) as client,
+    ):
+        (first,) = rubric.rate(client, [item], report=keep)
+        assert first.error is not None
+        assert [answer.kind for answer in stored.values()] == ["nonsense"]
+        old = {key: {"texts": ["mumble"], "finish_reasons": ["stop"]} for key in stored}
+        (second,) = rubric.rate(client, [item], cache=old, report=keep)
+        assert second.rating == 1.0
+        (third,) = rubric.rate(client, [item], cache=stored)
+        assert third.rating == 1.0
+        assert len(server.bodies) == 2

@@ -10,7 +10,7 @@ from worker.alignment.evaluation.winrate import ArmRows, win_rates
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def planted(

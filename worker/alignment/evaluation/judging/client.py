@@ -6,7 +6,6 @@ down, slow, rate-limited or talks nonsense costs a bounded time and ends in an `
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import threading
@@ -22,6 +21,7 @@ from worker.alignment.evaluation.judging.wire import (
     AgainError,
     EndpointError,
     Kind,
+    Request,
     bounded,
     read_chat,
     read_vectors,
@@ -52,41 +52,6 @@ class EndpointSettings:
     max_attempts: int = 4
     budget_seconds: float = 3600.0
     """Of all requests of one client together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One question; equal ones have equal hashes, so a repeat needs another ``seed`` or ``repeat``."""
-
-    messages: tuple[Mapping[str, str], ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    seed: int | None = None
-    n: int = 1
-    stop: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    """Texts to embed; a request with these is no chat."""
-    repeat: int = 0
-    """Tells askings of the same question apart in the cache; never sent."""
-
-    def body(self, model: str) -> dict[str, Any]:
-        if self.inputs:
-            return {"model": model, "input": list(self.inputs), "encoding_format": "float"}
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": [dict(message) for message in self.messages],
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-        }
-        optional = {"seed": self.seed, "n": self.n if self.n > 1 else None, "stop": list(self.stop) or None}
-        return body | {name: value for name, value in optional.items() if value is not None}
-
-    def key(self, model: str) -> str:
-        """SHA-256 of what is asked of which model, hexadecimal: the cache's key."""
-        told = json.dumps([self.body(model), self.n, self.repeat], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 Report = Callable[[str, Answer | EndpointError], None]
@@ -157,15 +122,23 @@ class Client:
         return vectors
 
     def ask(
-        self, requests: Sequence[Request], *, cache: Mapping[str, Answer] | None = None, report: Report | None = None
+        self,
+        requests: Sequence[Request],
+        *,
+        cache: Mapping[str, Answer] | None = None,
+        report: Report | None = None,
+        readable: Callable[[str], bool] | None = None,
     ) -> list[Answer | EndpointError]:
         """All answers in the order of ``requests``, at most ``concurrency`` at once; never raises for a single one.
 
         What the cache holds is not asked. Equal requests are asked once. ``report`` gets each new answer or error as it
-        arrives: store it there and a later call goes on where this one was stopped.
+        arrives: store it there and a later call goes on where this one was stopped. An answer whose text is not
+        ``readable`` is returned, reported as an error, and asked for anew where the cache holds it.
         """
-        known = cache or {}
         keys = [request.key(self.settings.model) for request in requests]
+        known = {key: cache[key] for key in keys if key in cache} if cache else {}
+        if readable is not None:
+            known = {key: answer for key, answer in known.items() if readable(str(answer["texts"][0]))}
         pending = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
         found: dict[str, Answer | EndpointError] = {}
         failures: list[EndpointError] = []
@@ -179,11 +152,16 @@ class Client:
                 else:
                     failures.clear()
                 if report is not None:
-                    report(key, result)
+                    report(key, _unreadable(result, readable) or result)
 
         with ThreadPoolExecutor(max_workers=max(1, self.settings.concurrency)) as pool:
-            for done in [pool.submit(one, key, request) for key, request in pending.items()]:
-                done.result()
+            asked = [pool.submit(one, key, request) for key, request in pending.items()]
+            try:
+                for each in asked:
+                    each.result()
+            except BaseException:  # ``report`` could not store an answer: no further one is paid for
+                pool.shutdown(cancel_futures=True)
+                raise
         return [known[key] if key in known else found[key] for key in keys]
 
     def _given_up(self, failures: list[EndpointError]) -> EndpointError | None:
@@ -291,3 +269,10 @@ class Client:
 
     def _hidden(self, text: str) -> str:
         return text.replace(self.settings.key, "[key]") if self.settings.key else text
+
+
+def _unreadable(result: Answer | EndpointError, readable: Callable[[str], bool] | None) -> EndpointError | None:
+    if readable is None or isinstance(result, EndpointError) or readable(str(result["texts"][0])):
+        return None
+    said = " ".join(str(result["texts"][0]).split())[:120]
+    return EndpointError("nonsense", f"The answer cannot be read: {said or 'it said nothing'}")

@@ -62,7 +62,8 @@ def check(
     report: Report | None = None,
 ) -> list[GuardVerdict]:
     """One verdict an item, in order. Resumable as ``Client.ask``."""
-    answers = client.ask([request_of(item) for item in items], cache=cache, report=report)
+    requests = [request_of(item) for item in items]
+    answers = client.ask(requests, cache=cache, report=report, readable=lambda text: _VERDICT.match(text) is not None)
     return [verdict_of(item.id, answer) for item, answer in zip(items, answers, strict=True)]
 
 

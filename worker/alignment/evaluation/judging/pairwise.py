@@ -78,7 +78,7 @@ def judge(
 ) -> list[Verdict]:
     """One verdict a pair, in order; a pair without a usable answer has an error and no score. Resumable as ``Client.ask``."""
     requests = [request for pair in pairs for request in requests_of(pair, criterion, max_tokens=max_tokens)]
-    answers = client.ask(requests, cache=cache, report=report)
+    answers = client.ask(requests, cache=cache, report=report, readable=lambda text: parse_verdict(text) is not None)
     return [verdict(pair.id, answers[2 * i], answers[2 * i + 1]) for i, pair in enumerate(pairs)]
 
 

@@ -64,7 +64,8 @@ def rate(
     report: Report | None = None,
 ) -> list[Rating]:
     """One rating an item, in order. Resumable as ``Client.ask``."""
-    answers = client.ask([request_of(item, max_tokens=max_tokens) for item in items], cache=cache, report=report)
+    requests = [request_of(item, max_tokens=max_tokens) for item in items]
+    answers = client.ask(requests, cache=cache, report=report, readable=lambda text: parse_rating(text) is not None)
     return [rating_of(item, answer) for item, answer in zip(items, answers, strict=True)]
 
 

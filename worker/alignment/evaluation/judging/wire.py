@@ -1,10 +1,13 @@
-"""What comes over the wire from an OpenAI-compatible server, read with suspicion."""
+"""What goes over the wire to an OpenAI-compatible server, and what comes back, read with suspicion."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -95,3 +98,38 @@ def read_vectors(data: Any, count: int) -> list[list[float]]:
     ):
         raise AgainError("nonsense", "The vectors differ in length, are empty or hold NaN.")
     return vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question; equal ones have equal hashes, so a repeat needs another ``seed`` or ``repeat``."""
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    """Texts to embed; a request with these is no chat."""
+    repeat: int = 0
+    """Tells askings of the same question apart in the cache; never sent."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        if self.inputs:
+            return {"model": model, "input": list(self.inputs), "encoding_format": "float"}
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [dict(message) for message in self.messages],
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+        }
+        optional = {"seed": self.seed, "n": self.n if self.n > 1 else None, "stop": list(self.stop) or None}
+        return body | {name: value for name, value in optional.items() if value is not None}
+
+    def key(self, model: str) -> str:
+        """SHA-256 of what is asked of which model, hexadecimal: the cache's key."""
+        told = json.dumps([self.body(model), self.n, self.repeat], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
