@@ -219,7 +219,8 @@ def _raw(blocks: list[PromptBlock]) -> NDArray[np.float64]:
 def _over_categories(world: World, values_P2: NDArray[np.float64], seed: int) -> Contrast:
     values_C2 = values_P2.reshape(len(world.names), -1, 2).mean(1)
     low, high = mean_interval(values_C2[:, 1] - values_C2[:, 0], np.arange(len(values_C2)), seed=seed)
-    return _contrast(*values_C2.mean(0), low=low, high=high)
+    reference, policy = values_C2.mean(0)
+    return _contrast(reference, policy, low, high)
 
 
 def _contrast(reference: float, policy: float, low: float | None = None, high: float | None = None) -> Contrast:

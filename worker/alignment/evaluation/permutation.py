@@ -89,14 +89,16 @@ class Relabelings:
         drawn: Floats = values[rng.integers(0, len(values), size=size, dtype=np.uint16)]
         return drawn
 
-    def p_value(self, members: Sequence[int], rng: np.random.Generator, num_permutations: int) -> float:
+    def p_value(
+        self, members: Sequence[int], rng: np.random.Generator, num_permutations: int, *, fine: bool = True
+    ) -> float:
         """One-sided p of the members' summed difference: (1 + #{T* >= T}) / (B + 1).
 
-        A small p is found again with FINE_FACTOR times as many permutations, all of them new.
+        With ``fine`` a small p is found again with FINE_FACTOR times as many permutations, all of them new.
         """
         total = float(self.observed_P[list(members)].sum())
         p = self._share_above(members, total, rng, num_permutations)
-        if p < _FINE_BELOW:
+        if fine and p < _FINE_BELOW:
             p = self._share_above(members, total, rng, FINE_FACTOR * num_permutations)
         return p
 

@@ -42,7 +42,7 @@ def clusters_for(change: float, standard_deviation: float) -> int:
 
 
 def category_power(
-    blocks: Sequence[PromptBlock], collapse_share: float = 0.5, seed: int = 0, *, num_simulated: int = 300
+    blocks: Sequence[PromptBlock], collapse_share: float = 0.5, seed: int = 0, *, num_simulated: int = 200
 ) -> float | None:
     """Probability that a collapsed category would be found here, with these prompts, samples and categories.
 
@@ -64,7 +64,9 @@ def category_power(
     while simulated < num_simulated:
         chosen = rng.choice(len(groups), size=num_planted, replace=False)
         p_C = null_C.copy()
-        p_C[chosen] = _p_values([[collapsed(part, collapse_share, rng) for part in groups[i]] for i in chosen], rng)
+        p_C[chosen] = _p_values(
+            [[collapsed(part, collapse_share, rng) for part in groups[i]] for i in chosen], rng, len(groups)
+        )
         q_C = np.array(benjamini_hochberg(p_C.tolist()))
         found += int((q_C[chosen] < LEVEL).sum())
         simulated += num_planted
@@ -87,8 +89,10 @@ def _relabelled(part: Part, rng: np.random.Generator) -> Part:
     return Part(similarity_NN=part.similarity_NN[np.ix_(order, order)], num_reference=part.num_reference)
 
 
-def _p_values(groups: Sequence[Sequence[Part]], rng: np.random.Generator) -> Floats:
+def _p_values(groups: Sequence[Sequence[Part]], rng: np.random.Generator, num_tests: int) -> Floats:
     relabelings = Relabelings([part for group in groups for part in group])
     ends = np.cumsum([len(group) for group in groups])
     spans = [range(end - len(group), end) for end, group in zip(ends.tolist(), groups, strict=True)]
-    return np.array([relabelings.p_value(span, rng, NUM_PERMUTATIONS) for span in spans])
+    size = min(NUM_PERMUTATIONS, 100 * num_tests)  # enough to tell p from 0.05 / num_tests
+    fine = num_tests > NUM_PERMUTATIONS / 100
+    return np.array([relabelings.p_value(span, rng, size, fine=fine) for span in spans])
