@@ -60,7 +60,7 @@ class Evidence:
         }
 
 
-def read_evidence(db: Session, comparison: Comparison, job: EvalJob, folder: Path) -> Evidence:
+def read_evidence(db: Session, comparison: Comparison, job: EvalJob, folder: Path, judged: dict[str, Any]) -> Evidence:
     """From the job's files and results; what a file lacks is left out, never made up."""
     files = _files(comparison)
     rows = {file.name: read_rows(folder / "heldout" / f"{file.name}.jsonl") for file in files}
@@ -92,7 +92,7 @@ def read_evidence(db: Session, comparison: Comparison, job: EvalJob, folder: Pat
         },
         auc=asdict(contrast(heldout, [], "kto_all", "dpo")) if deciding is not None else {},
         calibration=_calibrations(files, rows),
-        judge=dict(job.result.get("judge") or {}),
+        judge=judged,
         num_rows=max((len(found) for found in rows.values()), default=0),
     )
 

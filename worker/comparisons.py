@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -27,6 +26,7 @@ from app.models import (
 from worker.alignment.evaluation.decision import decide
 from worker.alignment.evaluation.decision_words import ARM_NAMES
 from worker.comparison_evidence import Evidence, read_evidence
+from worker.comparison_judge import judge
 from worker.job_spec import job_folder
 
 _WITH_ARMS = (selectinload(Comparison.arms).joinedload(ComparisonArm.run), joinedload(Comparison.run))
@@ -152,7 +152,7 @@ def _follow_job(db: Session, comparison: Comparison) -> None:
     elif job.status in {"failed", "cancelled"}:
         _fail(comparison, f"The evaluation on TEST ended without a result. {job.message}".strip())
     elif job.status == "succeeded":
-        _decide(db, comparison, job, None)
+        _decide(db, comparison, job, {})
 
 
 def _job_of(db: Session, comparison: Comparison) -> EvalJob | None:
@@ -164,20 +164,25 @@ def _job_of(db: Session, comparison: Comparison) -> EvalJob | None:
     )
 
 
-def finish(job_id: int, folder: Path | None = None) -> None:
-    """Decide the comparison of a job whose results are written. A second call changes nothing.
+def finish(job_id: int) -> None:
+    """Ask the judge where one was chosen, then decide the comparison of a job whose results are written.
 
-    ``folder`` is the job's, with ``heldout/<arm>.jsonl``.
+    A second call changes nothing.
     """
     with session_scope() as db:
+        comparison = db.get(Comparison, db.get_one(EvalJob, job_id).comparison_id)
+        if comparison is None or comparison.status != "evaluating":
+            return
+    judged = judge(job_id)  # may take minutes: no row is locked meanwhile
+    with session_scope() as db:
         job = db.get_one(EvalJob, job_id)
-        comparison = _locked(db, job.comparison_id) if job.comparison_id is not None else None
-        if comparison is not None and comparison.status == "evaluating":
-            _decide(db, comparison, job, folder)
+        locked = _locked(db, job.comparison_id or 0)
+        if locked is not None and locked.status == "evaluating":
+            _decide(db, locked, job, judged)
 
 
-def _decide(db: Session, comparison: Comparison, job: EvalJob, folder: Path | None) -> None:
-    evidence: Evidence = read_evidence(db, comparison, job, folder or job_folder(job))
+def _decide(db: Session, comparison: Comparison, job: EvalJob, judged: dict[str, Any]) -> None:
+    evidence: Evidence = read_evidence(db, comparison, job, job_folder(job), judged)
     decision = decide(evidence.primary, evidence.guards)
     comparison.decision = {**decision.to_json(), "evidence": evidence.to_json()}
     for arm in comparison.arms:

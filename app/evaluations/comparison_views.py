@@ -200,7 +200,12 @@ def judge_rows(judge: dict[str, Any]) -> list[ForestRow]:
 def judge_words(judge: dict[str, Any]) -> str:
     """How much the judge can be relied on."""
     words = f"{count(judge['num_prompts'], 'prompt')}, ties count half."
-    words += f" With the sides swapped the judge contradicted itself on {num(100 * judge['inconsistency'], 0)}\u00a0%."
+    if judge.get("inconsistency") is not None:
+        words += (
+            f" With the sides swapped the judge contradicted itself on {num(100 * judge['inconsistency'], 0)}\u00a0%."
+        )
+    if judge.get("is_far"):
+        words += " One arm is longer nearly always: what equal length would give is not known."
     if judge.get("num_failed"):
         words += f" {num(judge['num_failed'])} had no usable answer."
     return words
