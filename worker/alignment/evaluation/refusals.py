@@ -7,7 +7,8 @@ Three classes, because rules tell refusals from answers much better than full fr
 - ``none``: it answers, whatever cautions it adds.
 
 Rows looked at while the rules were written: of XSTest's human-labelled completions of two Mistral models the odd-numbered
-rows, and the first 80 characters of row 2. The even-numbered rows were counted, never read;
+rows, and the first 80 characters of row 2. The even-numbered rows were never read, only counted, after
+each of four drafts. False alarms were also looked for in unlabelled answers of other sets;
 ``bench/evaluation_safety.py`` reports the agreement on the two halves apart. The rules read English: a refusal in another
 language is missed, which an audit (``audit_sample``) shows.
 """
