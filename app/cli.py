@@ -287,6 +287,33 @@ def launch(project: str, snapshot: str, base_model: str, changes: tuple[str, ...
     click.echo(f"{name} is queued: {address}")
 
 
+@cli.command("eval")
+@click.argument("suite", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--model", type=click.Path(path_type=Path, file_okay=False), help="Folder of the base model.")
+@click.option(
+    "--adapter", type=click.Path(path_type=Path, file_okay=False), help="Folder of a checkpoint: compared with --model."
+)
+@click.option(
+    "--endpoint", default="", help="Base address of an OpenAI-compatible server to evaluate, as https://host/v1."
+)
+@click.option("--name", default="", help="The model's name at the endpoint.")
+@click.option("--key-env", default="", help="Environment variable that holds the endpoint's key.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep the answers here; a second call goes on."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@in_words
+def eval_(suite: Path, **options: Any) -> None:
+    """Run a suite on a model, without a database. Exit 1: a gate of the suite fails, 2: the input is wrong."""
+    import json
+
+    told = {"suite": str(suite)} | {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
+    argv = [sys.executable, "-m", "worker.suite_command", json.dumps(told)]
+    os.execv(sys.executable, argv)  # noqa: S606 -- its exit status is the command's
+
+
 @cli.group()
 def user() -> None:
     """Accounts."""

@@ -20,7 +20,9 @@ from app.models import Checkpoint, EvalJob, Evaluation, Run
 from app.runs import diversity_suites
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.evaluate_files import read_lines
-from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
+from worker.alignment.evaluation.assess import assess
+from worker.alignment.evaluation.diversity import PromptSamples, SampledText
+from worker.alignment.evaluation.quality import LabelModel, fit_label_model
 from worker.alignment.jobs import JobSuite
 from worker.job_spec import job_folder, run_of
 
@@ -85,7 +87,12 @@ def finish_full(job_id: int) -> None:
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         config = AlignmentConfig.from_json(run.config, drop_unknown=True)
         paired = paired_samples(folder, spec["suites"][0])
-        found = diversity_result(paired, word_limit=config.evaluation.word_limit, seed=config.evaluation.seed)
+        found, alarms = assess(
+            paired,
+            word_limit=config.evaluation.word_limit,
+            seed=config.evaluation.seed,
+            label_model=_label_model(artifact_path(run.snapshot.path, "train.jsonl")),
+        )
         screen = (
             db.query(Evaluation)
             .filter(Evaluation.checkpoint_id == checkpoint.id, Evaluation.kind == service.SCREEN)
@@ -97,10 +104,17 @@ def finish_full(job_id: int) -> None:
             "diversity": asdict(found) if found else None,
             "samples_path": SAMPLES,
             "seconds": 0.0,
-            "alarms": [],
+            "alarms": [asdict(alarm) for alarm in alarms],
         }
         _write_samples(folder, spec["suites"][0])
         service.record_full(db, run=run, checkpoint=checkpoint, data=data, folder=folder)
+
+
+def _label_model(train: Path) -> LabelModel:
+    """What the votes of the training rows say of a text: the gate of the screens, too."""
+    rows = read_lines(train)
+    texts = [" ".join(str(message.get("content") or "") for message in row["completion"]) for row in rows]
+    return fit_label_model(texts, [row["label"] for row in rows], [str(row["root"]) for row in rows])
 
 
 def paired_samples(folder: Path, suite: dict[str, Any]) -> list[PromptSamples]:

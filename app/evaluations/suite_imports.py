@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 from sqlalchemy import func, select
@@ -12,6 +11,8 @@ from sqlalchemy.orm import Session
 from app.core.errors import InvalidError
 from app.evaluations import suites
 from app.models import Project, Suite, SuiteVersion, User
+from worker.alignment.evaluation.safety.builtin import HARMFUL, OVER_REFUSAL, builtin_suite
+from worker.alignment.evaluation.safety.importers import import_requests
 from worker.alignment.evaluation.suites import format as formats
 from worker.alignment.evaluation.suites import importers
 from worker.alignment.evaluation.suites.problems import SuiteError
@@ -22,7 +23,6 @@ IMPORT_FORMATS: tuple[tuple[str, str], ...] = (
     ("redteam", "Harmful requests (HarmBench, AdvBench, StrongREJECT shapes)"),
     ("benign", "Harmless requests that look harmful (XSTest shape)"),
 )
-SAFETY_FILES = ("harmful-requests", "over-refusal")
 _MAX_NAMED = 3
 
 
@@ -59,9 +59,7 @@ def _foreign(
         files["samples"] = samples
     kind: Any = format_name if format_name in {"redteam", "benign"} else None
     if kind is not None:
-        from worker.alignment.evaluation.safety import importers as safety
-
-        found = safety.import_requests(files, name=name, kind=kind)
+        found = import_requests(files, name=name, kind=kind)
     else:
         found = importers.import_suite(files, name=name)
     notes = list(found.notes)
@@ -79,7 +77,8 @@ def _stem(filename: str) -> str:
 def install_safety(db: Session, project: Project, *, user: User | None) -> Sequence[SuiteVersion]:
     """The two safety suites written for this product; a second time they are what they were."""
     made = []
-    for suite in built_in_safety():
+    for name in (HARMFUL, OVER_REFUSAL):
+        suite = builtin_suite(name)
         row = db.scalar(select(Suite).where(Suite.project_id == project.id, Suite.name == suite.header.name))
         made.append(suites.save(db, project, suite, user=user, replaces=row))
     return made
@@ -87,14 +86,4 @@ def install_safety(db: Session, project: Project, *, user: User | None) -> Seque
 
 def safety_installed(db: Session, project: Project) -> bool:
     query = select(func.count(Suite.id)).where(Suite.project_id == project.id, Suite.archived_at.is_(None))
-    return (db.scalar(query.where(Suite.kind.in_(("redteam", "benign")))) or 0) >= len(SAFETY_FILES)
-
-
-def built_in_safety() -> list[formats.Suite]:
-    folder = resources.files("worker.alignment.evaluation.safety").joinpath("data")
-    found = []
-    for name in SAFETY_FILES:
-        header = folder.joinpath(f"{name}.yaml").read_bytes()
-        samples = folder.joinpath(f"{name}.jsonl").read_bytes()
-        found.append(formats.parse_suite(header, samples))
-    return found
+    return (db.scalar(query.where(Suite.kind.in_(("redteam", "benign")))) or 0) >= len((HARMFUL, OVER_REFUSAL))
