@@ -22,12 +22,16 @@ from app.core.db import session_scope
 from app.core.security import hash_token, new_token
 from app.datasets.service import freeze
 from app.embedded.child import launcher_argv
+from app.evaluations.comparison_form import ComparisonForm
+from app.evaluations.comparisons import comparisons_of, own_knobs
+from app.evaluations.comparisons import launch as start_comparison
 from app.evaluations.queries import best_of, evaluations_of
 from app.evaluations.suites import list_suites, save
 from app.feedback.importers import import_file
 from app.models import (
     FINAL,
     Alias,
+    Comparison,
     EvaluationSample,
     LoginLink,
     ModelVersion,
@@ -85,7 +89,7 @@ class Story:
         self._heading(f"Feedback: {NUM_THUMBS:,} thumbs on that model's completions, by simulated raters")
         self._feedback()
         self._heading("Suites: prompts in over 500 categories to watch for collapse, and a task to decide by")
-        diversity = self._suites()
+        diversity, answers = self._suites()
         run_id = self._earlier_run()
         if run_id is None:
             self._heading("A frozen snapshot of the labels")
@@ -95,6 +99,10 @@ class Story:
         self._watch(run_id)
         self._heading("Before and after")
         self._before_after(run_id)
+        self._heading(
+            "KTO against DPO: the baseline on the same snapshot, steps and completions, decided on the test split"
+        )
+        self._compare(run_id, answers)
         self._heading("The best checkpoint becomes a version, and production")
         self._promote(run_id)
         say(f"Done in {time.monotonic() - started:.0f} s.")
@@ -183,8 +191,8 @@ class Story:
             raise StoryError(f"the API answered {answer.status_code}: {answer.text[:300]}")
         say(f"   Pushed {len(rows)} thumbs through POST /api/v1/feedback/batch.")
 
-    def _suites(self) -> str:
-        """Save both, which changes nothing where they are there; the content hash of the diversity suite."""
+    def _suites(self) -> tuple[str, int]:
+        """Save both, which changes nothing where they are there: the diversity suite's content hash, the task's version id."""
         with session_scope() as db:
             project, user = demo_project(db), demo_user(db)
             there = {suite.name: suite for suite in list_suites(db, project)}
@@ -195,7 +203,7 @@ class Story:
             for version in versions:
                 say(f"   {version.suite.name}: {version.num_samples:,} samples, {version.content_hash[:8]}.")
             say(f"   {base_url()}/p/{SLUG}/suites")
-            return versions[0].content_hash
+            return versions[0].content_hash, versions[1].id
 
     def _snapshot(self) -> str:
         with session_scope() as db:
@@ -290,6 +298,40 @@ class Story:
         say(f"   An answer that changed. Prompt: {pair[0].prompt[-1]['content']}")
         for row, word in zip(pair, ("Before:", "After:"), strict=True):
             say(f"   {word:<8} {' '.join(row.text.split())}")
+
+    def _compare(self, run_id: int, answers: int) -> None:
+        """One click on the evaluation's page: the DPO run is trained, both arms answer the task, the decision is made."""
+        with session_scope() as db:
+            run = db.get_one(Run, run_id)
+            own = own_knobs(run)
+            form = ComparisonForm(
+                launch_key=f"demo-{run_id}", dpo_grid=(own,), kto_grid=(own,), paired=False, primary=answers
+            )
+            known = [found for found in comparisons_of(db, run) if found.status not in {"failed", "cancelled"}]
+            comparison = known[0] if known else start_comparison(db, demo_project(db), demo_user(db), run, form)
+            use = comparison.data_use["dpo"]
+            say(
+                f"   DPO can use {use['labels']:,} labels in {use['pairs']:,} pairs, and sets {use['set_aside']:,} aside."
+            )
+            comparison_id = comparison.id
+        shown = ""
+        while True:
+            self._check_stop()
+            with session_scope() as db:
+                comparison = db.get_one(Comparison, comparison_id)
+                runs = [arm.run for arm in comparison.arms if arm.arm == "dpo" and arm.run is not None]
+                words = ", ".join([comparison.status, *(f"{row.name} at step {row.step}" for row in runs)])
+                decision, failure = comparison.decision, comparison.message
+            if words != shown:
+                say(f"   {words}")
+                shown = words
+            if comparison.status in {"failed", "cancelled"}:
+                raise StoryError(f"the comparison {comparison.status}: {failure or 'no reason given'}")
+            if decision is not None:
+                say(f"   {decision['headline']} {decision['detail']}")
+                say(f"   {base_url()}/p/{SLUG}/evaluations/{run_id}/comparison")
+                return
+            time.sleep(2)
 
     def _promote(self, run_id: int) -> None:
         with session_scope() as db:
