@@ -12,7 +12,7 @@ from app.core.errors import StudioError
 from app.evaluations import endpoints
 from app.models import EvalJob, JudgeVerdict
 from worker.alignment.evaluation.judging import rubric
-from worker.alignment.evaluation.judging.client import Answer
+from worker.alignment.evaluation.judging.client import Answer, Report
 from worker.alignment.evaluation.judging.wire import EndpointError
 from worker.alignment.evaluation.suites.checks import CheckResult, checks_of, combine, judged
 from worker.alignment.evaluation.suites.declared import Check
@@ -86,7 +86,7 @@ def known_answers(project_id: int, endpoint_id: int, keys: Sequence[str]) -> dic
     return found
 
 
-def keeper(project_id: int, endpoint_id: int) -> rubric.Report:
+def keeper(project_id: int, endpoint_id: int) -> Report:
     """Stores each answer as it arrives: a job that is killed has not paid in vain."""
 
     def keep(key: str, answer: Answer | EndpointError) -> None:

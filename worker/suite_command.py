@@ -105,10 +105,10 @@ class _Temporary(tempfile.TemporaryDirectory):  # type: ignore[type-arg]
 
 def draw(suite: Suite, options: dict[str, Any], folder: Path) -> list[str]:
     """Draw every arm's answers into the folder; the arms' names, the one that is tested last. Raises WrongInputError."""
-    if not options["model"] and not options["endpoint"]:
-        raise WrongInputError("give --model, or --endpoint with --name.")
     if options["adapter"] and not options["model"]:
         raise WrongInputError("--adapter needs --model: the base that it belongs to.")
+    if not options["model"] and not options["endpoint"]:
+        raise WrongInputError("give --model, or --endpoint with --name.")
     if options["endpoint"] and not options["name"]:
         raise WrongInputError("--endpoint needs --name: the model as the server calls it.")
     local: list[JobArm] = []

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from app.evaluations import jobs, suites
 from app.models import Checkpoint, Endpoint, EvalJob, Project, SuiteResult, SuiteVersion, User
-from worker import job_results
 from worker.alignment.evaluation.suites.format import Suite
+from worker.job_results import record_results
+from worker.job_spec import job_folder, versions_of
 
 HEADER = """name: answers
 kind: eval
@@ -56,8 +57,8 @@ def job_in(
 
 def draw(db: Session, job: EvalJob, **every: int) -> None:
     """Write the files of a finished child; ``every`` by arm as ``lines`` takes it."""
-    folder = job_results.job_folder(job)
-    for version in job_results.versions_of(db, job):
+    folder = job_folder(job)
+    for version in versions_of(db, job):
         suite = suites.load(db, version)
         for arm in job.plan["arms"]:
             path = folder / "samples" / arm["name"] / f"{version.content_hash}.jsonl"
@@ -68,7 +69,7 @@ def draw(db: Session, job: EvalJob, **every: int) -> None:
 
 def finished(db: Session, job: EvalJob, **every: int) -> list[SuiteResult]:
     draw(db, job, **every)
-    job.result = job_results.record_results(db, job)
+    job.result = record_results(db, job)
     job.status = "succeeded"
     db.flush()
     return list(db.query(SuiteResult).filter(SuiteResult.job_id == job.id).order_by(SuiteResult.id))

@@ -14,7 +14,6 @@ from tests.alignment import tiny
 from tests.suites import support
 from tests.worker.test_evaluate_child import save_adapter
 
-
 OK = "checks: [{type: word-count, min: 1}]\n"
 
 
@@ -51,7 +50,7 @@ def test_an_adapter_is_compared_with_its_base_and_a_gate_fails(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("header", "options", "word"),
     [
-        ('checks: [{type: regex, value: "("}]\n', [], "regex"),
+        ('checks: [{type: regex, value: "("}]\n', [], "line 2: checks[0].value"),
         (OK, ["--adapter", "."], "--adapter needs --model"),
         (OK, ["--endpoint", "http://127.0.0.1:1/v1"], "--name"),
         (OK, [], "give --model"),

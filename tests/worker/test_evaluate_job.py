@@ -18,7 +18,7 @@ from app.core.clock import utcnow
 from app.core.storage import artifact_path
 from app.evaluations import endpoints, job_leases, jobs, suites
 from app.evaluations.job_leases import requeue_stale_jobs
-from app.models import Checkpoint, EvalJob, JudgeVerdict, SuiteResult, SuiteSampleResult, SuiteVersion
+from app.models import Checkpoint, EvalJob, JudgeVerdict, Run, SuiteResult, SuiteSampleResult, SuiteVersion
 from app.settings import Settings
 from tests.alignment import tiny
 from tests.runs import samples
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_fails_in_words_and_keeps_the_reference(live: Bench
 def test_a_full_evaluation_is_stored_beside_the_screen(live: Bench, checkpoint: Checkpoint) -> None:
     from app.models import Evaluation
 
-    run = live.db.get_one(service.Run, checkpoint.run_id)
+    run = live.db.get_one(Run, checkpoint.run_id)
     plan = {
         "base_model": run.config["base_model"],
         "arms": [{"name": "reference", "checkpoint_id": None}, {"name": "policy", "checkpoint_id": checkpoint.id}],
