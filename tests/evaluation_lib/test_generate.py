@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Qwen3Config
 
 from tests.evaluation_lib.support import WORDS, tiny_model, tiny_tokenizer, with_adapter
-from worker.alignment.generate import Sampling, generate
+from worker.alignment.generate import Sample, Sampling, generate
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [20, 21], [30, 31, 32, 33]]
 SIZES: dict[str, Any] = {
@@ -104,3 +104,52 @@ def test_the_reference_is_the_model_without_its_adapter() -> None:
     adapted = with_adapter(base, 0.5)
     assert generate(adapted, tokenizer, PROMPTS, sampling, use_adapter=False) == plain
     assert generate(adapted, tokenizer, PROMPTS, sampling) != plain
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_a_sample_is_the_same_whatever_runs_beside_it(top_p: float) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    prompts = [[5 + (7 * i + j * j) % 50 for j in range(1 + (i * 5) % 17)] for i in range(30)]
+
+    def sampled(asked: list[list[int]], rows: int, samples: int = 3) -> list[list[Sample]]:
+        sampling = Sampling(samples_per_prompt=samples, max_new_tokens=24, top_p=top_p, rows_per_batch=rows, seed=3)
+        return generate(model, tokenizer, asked, sampling)
+
+    whole = sampled(prompts, 256)
+    assert len({sample.num_tokens for group in whole for sample in group}) > 3  # rows finish at different times
+    assert len({sample.text for sample in whole[0]}) == 3
+    for rows in (3, 7, 20):  # places are refilled all the time
+        assert sampled(prompts, rows) == whole
+    assert sampled(prompts[::-1], 20) == whole[::-1]
+    assert sampled(prompts[4:9], 256) == whole[4:9]
+    assert [group[:2] for group in whole] == sampled(prompts, 12, samples=2)
+    longer = Sampling(samples_per_prompt=3, max_new_tokens=40, top_p=top_p, seed=3)
+    for group, more in zip(whole, generate(model, tokenizer, prompts, longer), strict=True):
+        assert all(b.text.startswith(a.text) for a, b in zip(group, more, strict=True))
+
+
+def test_a_prompt_asked_twice_is_answered_twice() -> None:
+    found = generate(
+        tiny_model(), tiny_tokenizer(), [PROMPTS[0]] * 2, Sampling(samples_per_prompt=2, max_new_tokens=20)
+    )
+    assert len({sample.text for group in found for sample in group}) == 4
+    assert generate(tiny_model(), tiny_tokenizer(), [], Sampling()) == []
+
+
+def test_a_small_pool_answers_greedily_as_the_models_own_generate_does() -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    prompts = [[5 + (3 * i + j) % 50 for j in range(1 + i % 9)] for i in range(20)]
+    seen: list[int] = []
+    found = generate(
+        model,
+        tokenizer,
+        prompts,
+        Sampling(max_new_tokens=60, temperature=0, rows_per_batch=6),
+        on_progress=lambda done, _: seen.append(done),
+    )
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 20
+    for prompt, (sample,) in zip(prompts, found, strict=True):
+        ids = torch.tensor([prompt])
+        row = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=60, do_sample=False)[0]
+        assert sample.text == tokenizer.decode(row[len(prompt) :], skip_special_tokens=True)
