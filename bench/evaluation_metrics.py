@@ -197,7 +197,7 @@ def _nltk(tokens: Sequence[list[str]]) -> float:
         sentence_bleu([*tokens[:i], *tokens[i + 1 :]], own, smoothing_function=smoothing)
         for i, own in enumerate(tokens)
     ]
-    return sum(scores) / len(scores)
+    return float(sum(scores)) / len(scores)
 
 
 def _seconds(work: Callable[[], object]) -> float:
