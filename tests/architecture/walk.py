@@ -20,7 +20,7 @@ from app.datasets.labels import RULE
 from app.feedback.importers import import_file
 from app.feedback.queue_fill import default_queue, queue_everything
 from app.main import create_app
-from app.models import AnnotationSlot, Project, Role, User
+from app.models import AbItem, AbTest, AnnotationSlot, Comparison, Incident, Project, Role, User
 from app.registry.exports import request_export
 from app.registry.service import make_version
 from app.runs import service
@@ -67,6 +67,17 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
     alarm = alarm_in(factory, evaluation)
     version = make_version(db, project=project, checkpoint_id=checkpoint.id, user=owner)
     request_export(db, version=version, kind="adapter", user=owner)
+    comparison = factory.add(
+        Comparison(
+            project_id=project.id, run_id=run.id, snapshot_id=snapshot.id, launch_key=f"walk-{project.id}", plan={}
+        )
+    )
+    test = factory.add(
+        AbTest(project_id=project.id, comparison_id=comparison.id, name="Walk", arm_a="dpo", arm_b="kto_all")
+    )
+    prompt = [{"role": "user", "content": "How?"}]
+    factory.add(AbItem(test_id=test.id, number=0, prompt=prompt, text_a="So.", text_b="Thus."))
+    incident = factory.add(Incident(project_id=project.id, kind="manual", subject="walk", title="Something"))
     run.status = "succeeded"  # its stream of events ends by itself
     slot = db.scalar(select(AnnotationSlot.id).where(AnnotationSlot.queue_id == queue.id))
     db.flush()
@@ -84,6 +95,9 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
         "token": "no-such-token",
         "feedback_id": 1,
         "alarm_id": alarm.id,
+        "comparison_id": comparison.id,
+        "test_id": test.id,
+        "incident_id": incident.id,
         **suite_rows(db, project, owner, checkpoint),
     }
     form = {
@@ -96,6 +110,10 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
         "role": "viewer",
         "kind": "adapter",
         "overlap": 3,
+        "version_id": 1,
+        "number": 0,
+        "repeat": 0,
+        "label": "none",
     }
     return Furnished(project, owner, _as_text(params), _as_text(form))
 
