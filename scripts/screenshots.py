@@ -25,6 +25,7 @@ README = {
     "readiness": f"{PROJECT}/readiness",
     "run": f"{PROJECT}/runs/1",
     "diversity": f"{PROJECT}/evaluations/1/diversity",
+    "comparison": f"{PROJECT}/evaluations/1/comparison",
     "versions": f"{PROJECT}/versions",
 }
 MORE = {
@@ -38,6 +39,12 @@ MORE = {
     "evaluations": f"{PROJECT}/evaluations",
     "evaluation": f"{PROJECT}/evaluations/1",
     "samples": f"{PROJECT}/evaluations/1/completions",
+    "safety": f"{PROJECT}/evaluations/1/safety",
+    "run-suites": f"{PROJECT}/evaluations/1/suites",
+    "suites": f"{PROJECT}/suites",
+    "blind": f"{PROJECT}/ab",
+    "policy": f"{PROJECT}/versions/policy",
+    "monitoring": f"{PROJECT}/monitoring",
     "card": f"{PROJECT}/versions/1/card",
     "settings": f"{PROJECT}/settings",
     "projects": "/projects",

@@ -9,7 +9,7 @@ from worker.alignment.evaluation.suites.format import Suite, parse_suite
 from worker.demo.categories import CATEGORIES
 from worker.demo.corpus import FRAMES, GRUMPY_CLOSINGS, HELPFUL_CLOSINGS, frame
 
-PROMPTS_PER_CATEGORY = 4
+PROMPTS_PER_CATEGORY = 2
 NUM_ANSWERS = 160
 
 
