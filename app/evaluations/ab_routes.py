@@ -21,6 +21,7 @@ router = APIRouter(prefix="/p/{slug}/ab", include_in_schema=False)
 CanView = Annotated[Viewer, Depends(Require("project.view"))]
 CanVote = Annotated[Viewer, Depends(Require("ab.vote"))]
 CanEdit = Annotated[Viewer, Depends(Require("ab.edit"))]
+SIDES: dict[str, ab.Side] = {"left": "left", "right": "right", "tie": "tie"}
 DEFAULT_INSTRUCTIONS = "Which answer would you rather send to the person who asked?"
 
 
@@ -97,11 +98,13 @@ def vote(
     viewer: CanVote,
     db: Db,
     test_id: int,
-    item: Annotated[int, Form()],
-    side: Annotated[ab.Side, Form()],
+    item: Annotated[str, Form()] = "",
+    side: Annotated[str, Form()] = "",
 ) -> Response:
     test = ab.get_test(db, viewer.project, test_id)
-    ab.vote(db, test, viewer.user, item, side)
+    if side not in SIDES or not item.isdecimal() or len(item) > 9:
+        raise InvalidError("This is no vote.", remedy="Reload the page and choose a side again.")
+    ab.vote(db, test, viewer.user, int(item), SIDES[side])
     return redirect(request, _url(viewer, test_id))
 
 
