@@ -210,8 +210,11 @@ def _calibrations(files: Sequence[ArmFile], rows: Mapping[str, list[dict[str, An
 
 
 def _mean(scores: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, Any]:
+    """Of scores within 0 and 1."""
     found = paired_difference([scores], [dict.fromkeys(scores, 0.0)], clusters)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.num_units}
+    low = None if found.low is None else max(0.0, found.low)
+    high = None if found.high is None else min(1.0, found.high)
+    return {"value": found.value, "low": low, "high": high, "n": found.num_units}
 
 
 def _mean_words(db: Session, job: EvalJob, name: str) -> float | None:
