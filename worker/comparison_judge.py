@@ -138,10 +138,10 @@ def summary(found: Sequence[Judged], verdicts: Sequence[Verdict]) -> dict[str, A
     for item, score in scored:
         groups[item.category].append(score)
     return {
-        "raw": asdict(mean_estimate(scores, np.arange(len(scores)))),
+        "raw": asdict(mean_estimate(scores, np.arange(len(scores)), share=True)),
         "controlled": None if rates.is_far else asdict(rates.controlled),
         "by_category": [
-            {"category": name, **asdict(mean_estimate(np.array(group), np.arange(len(group))))}
+            {"category": name, **asdict(mean_estimate(np.array(group), np.arange(len(group)), share=True))}
             for name, group in sorted(groups.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:12]
         ]
         if len(groups) > 1

@@ -48,6 +48,20 @@ def test_figures_by_hand() -> None:
     assert result.accuracy.high is None  # three clusters carry no interval
 
 
+def test_a_reward_of_zero_is_half_right_and_a_few_prompts_keep_within_range() -> None:
+    untrained = heldout_result(rows(logratios=np.zeros(5)), beta=0.1)
+    assert untrained.accuracy.value == 0.5
+    keys = np.repeat(np.array([f"p{i}" for i in range(9)], dtype=object), 3)
+    scores = np.tile([0.0, 1.0, 2.0], 9)
+    scores[:3] = [1.5, 1.0, 2.0]  # one prompt of nine has an AUC of 0.5, the others 1
+    labels = np.tile([False, True, True], 9)
+    found = heldout_result(
+        rows(labels=labels, logratios=scores, lengths=np.ones(27, int), prompt_keys=keys, roots=keys), beta=0.1
+    ).auc_within_prompt
+    assert found.value == pytest.approx(8.5 / 9)
+    assert (found.high, found.n) == (1.0, 9)
+
+
 def test_a_missing_class_gives_no_figure_instead_of_nan() -> None:
     result = heldout_result(rows(labels=np.ones(5, dtype=bool)), beta=0.1)
     assert result.auc.value is None

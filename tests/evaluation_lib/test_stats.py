@@ -59,6 +59,19 @@ def test_intervals_cover_the_truth(num_clusters: int, num_simulated: int) -> Non
     assert 0.92 <= inside / num_simulated <= 0.975
 
 
+@pytest.mark.parametrize("num", [6, 60])
+def test_a_share_without_spread_is_not_certain_and_none_leaves_its_range(num: int) -> None:
+    low, high = wilson_interval(num, num)
+    same = mean_estimate(np.ones(2 * num), np.repeat(np.arange(num), 2), share=True)
+    assert (same.value, same.low, same.high) == (1.0, low, high)
+    near = mean_estimate(np.r_[np.ones(num - 1), 0.4], np.arange(num), share=True)
+    assert near.high is not None
+    assert near.high <= 1
+    labels = np.tile([True, False], num)
+    told_apart = auc_estimate(labels.astype(float), labels, np.repeat(np.arange(num), 2))
+    assert (told_apart.value, told_apart.low, told_apart.high) == (1.0, low, high)
+
+
 def test_percentiles_are_taken_further_out_the_fewer_the_clusters() -> None:
     assert expanded_tail(50) < expanded_tail(500) < 0.025
     assert expanded_tail(50) == pytest.approx(0.0212, abs=3e-4)  # Phi(-sqrt(50 / 49) * 2.0096)
@@ -84,7 +97,9 @@ def test_the_interval_of_an_auc_stays_within_0_and_1() -> None:
     assert told.low < told.value <= told.high <= 1
     assert auc_estimate(scores, np.ones(20, dtype=bool), np.arange(20)).value is None
     perfect = auc_estimate(labels.astype(float), labels, np.repeat(np.arange(10), 2))
-    assert (perfect.value, perfect.low) == (1.0, None)  # ten conversations do not prove perfection
+    assert perfect.value == 1.0
+    assert perfect.low is not None
+    assert perfect.low < 0.75  # ten conversations do not prove perfection
 
 
 def test_intervals_of_shares_against_published_values() -> None:

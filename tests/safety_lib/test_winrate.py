@@ -63,6 +63,9 @@ def test_ties_count_half_and_little_data_gives_no_controlled_rate():
     )
     found = win_rates({"a": few})["a"]
     assert (found.raw.value, found.raw.n, found.controlled.value) == (0.5, 4, None)
+    rng = np.random.default_rng(0)
+    short = ArmRows(prompts=np.arange(29), preferences=rng.random(29), length_differences=rng.normal(size=29))
+    assert win_rates({"a": short})["a"].controlled.value is None
     same = ArmRows(prompts=np.arange(60), preferences=np.ones(60), length_differences=np.zeros(60))
     found = win_rates({"a": same})["a"]
     assert (found.raw.value, found.controlled.value, found.length_shift) == (1.0, None, 0.0)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.alignment.evaluation.stats import auc, bootstrap_interval, cluster_index, weighted_auc
+from worker.alignment.evaluation.intervals import auc_estimate
+from worker.alignment.evaluation.stats import auc
 from worker.alignment.events import Estimate
 
 NUM_BINS = 9
@@ -36,13 +37,7 @@ def pooled_auc(rows: Sequence[Mapping[str, Any]]) -> Estimate:
     """Over all rows, which the prompt confounds; its interval resamples conversation roots."""
     if not rows:
         return Estimate(value=None)
-    scores, labels = _scores_and_labels(rows)
-    value = auc(scores, labels)
-    if value is None:
-        return Estimate(value=None, n=len(rows))
-    clusters, count = cluster_index(np.array([row["root"] for row in rows], dtype=object))
-    low, high = bootstrap_interval(clusters, count, weighted_auc(scores, labels))
-    return Estimate(value=value, low=low, high=high, n=len(rows))
+    return auc_estimate(*_scores_and_labels(rows), np.array([row["root"] for row in rows], dtype=object))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,11 +38,11 @@ class HeldoutRows:
 def heldout_result(rows: HeldoutRows, beta: float) -> HeldoutResult:
     """All held-out figures of one checkpoint."""
     rewards = beta * rows.logratios
-    right = (np.where(rows.labels, rewards, -rewards) > 0).astype(np.float64)
+    right = (np.sign(np.where(rows.labels, rewards, -rewards)) + 1) / 2  # a reward of 0 is half right
     return HeldoutResult(
         num_desirable=int(rows.labels.sum()),
         num_undesirable=int((~rows.labels).sum()),
-        accuracy=mean_estimate(right, rows.roots),
+        accuracy=mean_estimate(right, rows.roots, share=True),
         auc=auc_estimate(rewards, rows.labels, rows.roots),
         auc_within_prompt=_auc_within_prompt(rewards, rows),
         auc_length=auc_estimate(rows.lengths.astype(np.float64), rows.labels, rows.roots),
@@ -64,7 +64,7 @@ def _auc_within_prompt(rewards_N: Floats, rows: HeldoutRows) -> Estimate:
         if value is not None:
             values.append(value)
             roots.append(rows.roots[part[0]])
-    return mean_estimate(np.array(values, dtype=np.float64), np.array(roots, dtype=object))
+    return mean_estimate(np.array(values, dtype=np.float64), np.array(roots, dtype=object), share=True)
 
 
 def _class_mean(rewards_N: Floats, chosen_N: NDArray[np.bool_]) -> float | None:

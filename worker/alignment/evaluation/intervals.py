@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.alignment.evaluation.stats import (
+    MIN_CLUSTERS,
     Floats,
     auc,
     bootstrap_interval,
@@ -35,12 +36,23 @@ def mean_interval(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) 
     return bootstrap_interval(np.arange(num_clusters), num_clusters, statistic, seed=seed)
 
 
-def mean_estimate(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
-    """The rows' mean with its interval; ``n`` is their number."""
+def mean_estimate(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0, share: bool = False) -> Estimate:
+    """The rows' mean with its interval; ``n`` is their number.
+
+    With ``share`` values and interval lie within 0 and 1; where all rows are 0 or all are 1 it is Wilson's over clusters,
+    since rows without any spread do not make the mean certain.
+    """
     if len(values_N) == 0:
         return Estimate(value=None)
+    value = float(values_N.mean())
     low, high = mean_interval(values_N, clusters_N, seed=seed)
-    return Estimate(value=float(values_N.mean()), low=low, high=high, n=len(values_N))
+    if share:
+        _, num_clusters = cluster_index(clusters_N)
+        if value in {0.0, 1.0} and num_clusters >= MIN_CLUSTERS:
+            low, high = wilson_interval(int(value) * num_clusters, num_clusters)
+        elif low is not None and high is not None:
+            low, high = max(0.0, low), min(1.0, high)
+    return Estimate(value=value, low=low, high=high, n=len(values_N))
 
 
 def paired_difference(first_N: Floats, second_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
@@ -49,11 +61,18 @@ def paired_difference(first_N: Floats, second_N: Floats, clusters_N: NDArray[Any
 
 
 def auc_estimate(scores_N: Floats, labels_N: NDArray[np.bool_], clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
-    """AUC with its interval, kept within 0 and 1; None where a class is missing."""
+    """AUC with its interval within 0 and 1; None where a class is missing.
+
+    Where the classes are told apart without an error it is Wilson's over the clusters of the rarer class.
+    """
     value = auc(scores_N, labels_N)
     if value is None:
         return Estimate(value=None, n=len(scores_N))
-    low, high = bootstrap_interval(*cluster_index(clusters_N), weighted_auc(scores_N, labels_N), seed=seed)
+    index_N, num_clusters = cluster_index(clusters_N)
+    low, high = bootstrap_interval(index_N, num_clusters, weighted_auc(scores_N, labels_N), seed=seed)
+    rarer = min(len(np.unique(index_N[rows])) for rows in (labels_N, ~labels_N))
+    if value in {0.0, 1.0} and num_clusters >= MIN_CLUSTERS:
+        low, high = wilson_interval(int(value) * rarer, rarer)
     if low is None or high is None:
         return Estimate(value=value, n=len(scores_N))
     return Estimate(value=value, low=max(0.0, low), high=min(1.0, high), n=len(scores_N))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.alignment.evaluation.stats import MIN_CLUSTERS, bootstrap_interval, weighted_mean
+from worker.alignment.evaluation.intervals import mean_estimate
+from worker.alignment.evaluation.stats import expanded_tail
 from worker.alignment.events import Estimate
 
 Floats = NDArray[np.float64]
@@ -27,6 +28,8 @@ FAR = 0.5
 |tanh| would not do: it is 0.56 already for lengths that differ by chance alone.)"""
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FOLDS = 5
+MIN_PROMPTS = 30
+"""Below it there is no controlled rate: a percentile interval does not cover, and a slope is not known."""
 _SLOPE_RIDGE = 1e-3
 """Keeps the fit finite where an arm wins or loses everything."""
 
@@ -48,7 +51,7 @@ class WinRate:
     raw: Estimate
     """Mean preference, ties half."""
     controlled: Estimate
-    """At equal length; None below 30 prompts or where lengths do not differ at all."""
+    """At equal length; None below MIN_PROMPTS prompts or where lengths do not differ at all."""
     length_shift: float
     """|mean tanh(dlen / sd)|: 0 where neither side tends to be longer, near 1 where one always is."""
     is_far: bool
@@ -109,19 +112,16 @@ def _features(rows: ArmRows) -> Floats:
 
 
 def _raw(rows: ArmRows) -> Estimate:
-    n = len(rows.prompts)
-    if not n:
-        return Estimate(value=None)
-    low, high = bootstrap_interval(np.arange(n, dtype=np.int64), n, weighted_mean(rows.preferences))
-    return Estimate(value=float(rows.preferences.mean()), low=low, high=high, n=n)
+    return mean_estimate(rows.preferences, np.arange(len(rows.prompts)), share=True)
 
 
 def _rates(rows: ArmRows, x_N: Floats, value: float, drawn_R: Floats, raw: Estimate, ridge: float) -> WinRate:
     n = len(rows.prompts)
     shift = abs(float(x_N.mean())) if n else 0.0
     controlled = Estimate(value=None, n=n)
-    if n >= MIN_CLUSTERS and x_N.any():
-        low, high = (float(q) for q in np.quantile(drawn_R, [0.025, 0.975]))
+    if n >= MIN_PROMPTS and x_N.any():
+        tail = expanded_tail(n)
+        low, high = (float(q) for q in np.quantile(drawn_R, [tail, 1 - tail]))
         controlled = Estimate(value=value, low=low, high=high, n=n)
     return WinRate(raw=raw, controlled=controlled, length_shift=shift, is_far=shift > FAR, ridge=ridge)
 
