@@ -29,12 +29,22 @@ def incidents_of(db: Session, project: Project) -> list[Incident]:
     return list(db.scalars(query.order_by(Incident.status.desc(), Incident.id.desc()).limit(SHOWN)))
 
 
-def open_incident(db: Session, project: Project, *, kind: str, subject: str, title: str, data: dict[str, Any]) -> bool:
+def open_incident(
+    db: Session,
+    project: Project,
+    *,
+    kind: str,
+    subject: str,
+    title: str,
+    data: dict[str, Any],
+    user: User | None = None,
+) -> bool:
     """False where one of this kind and subject is open already."""
     statement = upsert(Incident).values(project_id=project.id, kind=kind, subject=subject, title=title, data=data)
     opened = db.scalar(statement.on_conflict_do_nothing().returning(Incident.id)) is not None
     if opened:
-        record(db, "incident.opened", project_id=project.id, user_id=None, subject=title, kind=kind)
+        by = user.id if user else None
+        record(db, "incident.opened", project_id=project.id, user_id=by, subject=title, kind=kind)
     return opened
 
 
@@ -42,10 +52,12 @@ def report(db: Session, project: Project, user: User, title: str) -> None:
     """Opened by hand. Raises InvalidError for the field ``title``."""
     title = title.strip()
     if not 0 < len(title) <= MAX_CHARS:
-        raise InvalidError("An incident needs a title.", fields={"title": f"Say in a sentence what happened, up to {MAX_CHARS:,} characters."})  # fmt: skip
-    db.add(Incident(project_id=project.id, kind="manual", subject=title[:200], title=title))
-    db.flush()
-    record(db, "incident.opened", project_id=project.id, user_id=user.id, subject=title, kind="manual")
+        raise InvalidError(
+            "An incident needs a title.",
+            fields={"title": f"Say in a sentence what happened, up to {MAX_CHARS:,} characters."},
+        )
+    if not open_incident(db, project, kind="manual", subject=title[:200], title=title, data={}, user=user):
+        raise InvalidError("It is open already.", fields={"title": "An incident with this title is open already."})
 
 
 def close(db: Session, project: Project, incident_id: int, user: User, note: str) -> Incident:

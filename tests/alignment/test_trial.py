@@ -86,7 +86,9 @@ def test_a_step_that_does_not_fit_recomputes_more(
 def test_what_cannot_be_loaded_or_fitted_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "measure_step", lambda *_: StepCost(peak_bytes=300 << 30, before_bytes=0, seconds=1.0))
+    monkeypatch.setattr(
+        planning, "measure_step", lambda *_: StepCost(peak_bytes=300 << 30, before_bytes=0, seconds=1.0)
+    )
     spec = tiny.spec(tmp_path, memory_limit_gib=100.0)
     code, figures = probed(spec, capsys)
     assert (code, figures["fits"], figures["measured_peak_bytes"]) == (1, False, None)

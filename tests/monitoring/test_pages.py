@@ -89,6 +89,9 @@ def test_by_hand_and_by_role(db: Session, factory: Any, sign_in: Any, shop: Any)
     project, client, root = shop
     assert client.post(f"{root}/incidents", data={"title": ""}).status_code == 422
     assert client.post(f"{root}/incidents", data={"title": "A customer called."}).status_code == 303
+    again = client.post(f"{root}/incidents", data={"title": "A customer called."})
+    assert again.status_code == 422
+    assert "is open already" in again.text
     incident = db.scalars(select(Incident)).one()
     viewer = sign_in(factory.member(project, Role.VIEWER))
     assert "A customer called." in viewer.get(root).text
