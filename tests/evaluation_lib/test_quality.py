@@ -158,3 +158,45 @@ def test_a_collapse_inside_the_wanted_style_is_found() -> None:
     assert named >= {"c0", "c1", "c2"}
     assert len(named) <= 4
     assert alarms_of(found, None) != alarms  # at the first look they are watched only
+
+
+def test_a_collapse_into_what_was_voted_down_is_an_alarm_although_nothing_is_comparable() -> None:
+    """Every answer of the policy looks undesirable, most of the reference's desirable: no prompt has like beside like."""
+    gate, previous = model(), None
+    for look, level in ((0, "watch"), (1, "alarm")):
+        rng = random.Random(look)
+        rude = answer(rng, kind=False)
+        prompts = [
+            PromptSamples(
+                category=f"c{number // 4}",
+                reference=arm(rng, 0.97, 4),
+                policy=[SampledText(text=rude, truncated=False)] * 4,
+            )
+            for number in range(40)
+        ]
+        found, alarms = assess(prompts, word_limit=100, seed=0, label_model=gate, previous=previous)
+        assert found is not None
+        assert found.num_compared_prompts is not None
+        assert found.num_compared_prompts < 10
+        assert [(alarm.kind, alarm.level) for alarm in alarms] == [("global", level)]
+        assert not found.style_shift
+        previous = found
+    assert "fewer look desirable (9" in alarms[0].text
+
+
+def test_controls_alone_raise_no_alarm() -> None:
+    rng = random.Random(0)
+    prompts = [
+        PromptSamples(
+            category=f"c{number}",
+            reference=arm(rng, 0.5, 4),
+            policy=[SampledText(text="It is forty-two, as it was before.", truncated=False)] * 4,
+            open_ended=False,
+        )
+        for number in range(12)
+    ]
+    found, alarms = assess(prompts, word_limit=100, seed=0)
+    assert found is not None
+    assert found.num_open_prompts == 0
+    assert found.overall["similarity"].change > 0.3
+    assert alarms == []

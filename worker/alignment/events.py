@@ -248,6 +248,12 @@ class DiversityResult:
     """Probability that a category in which half of the samples collapse would have been found; None: not known."""
     style_shift: bool = False
     """Raw similarity left its margin, the gated one did not: a style spread, nothing collapsed."""
+    num_open_prompts: int | None = None
+    """Prompts of open-ended categories; None in results from before it was told."""
+    num_compared_prompts: int | None = None
+    """Those of them that kept two samples of a kind in both arms: what alarms of similarity speak of."""
+    desirable: Contrast | None = None
+    """Share of the samples that look desirable, open-ended categories; None without a quality rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

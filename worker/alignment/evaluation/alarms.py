@@ -17,9 +17,12 @@ from worker.alignment.events import Alarm, Contrast, DiversityResult
 MARGIN = 0.05
 """Of the normalised similarity, which is 0 for answers to different prompts and 1 for equal texts."""
 DISTINCT_DROP = 0.20
+COMPARED = 0.5
+"""Share of the prompts that must keep comparable samples for their figure to speak of the whole."""
 LEVEL = 0.05
 CHANCE = 0.01
-"""Sentinels look at every checkpoint and stop the run, so they ask for 99 %, not for 95 %."""
+"""Sentinels look at every checkpoint and stop the run, and both looks at a domain share one draw of the reference: they ask
+for 99 %, not for 95 %."""
 _WIDER = 2.575829 / 1.959964  # from a 95 % to a 99 % interval
 _ENOUGH_UNITS = 30
 Kind = Literal["loops", "truncation", "refusals", "empty", "global", "domain", "category"]
@@ -59,13 +62,13 @@ def is_style_shift(result: DiversityResult) -> bool:
     """Raw similarity passed the margin, the gated one did not: a style spread among the answers, nothing collapsed."""
     raw, gated = result.overall.get("similarity"), result.overall.get("similarity_normalised")
     plain = result.overall.get("similarity_gated")
-    if raw is None or raw.low is None or raw.low <= 0:
+    if raw is None or raw.low is None or raw.low <= 0 or gated is None:  # without like beside like nothing is known
         return False
     # what one unit of normalised similarity is in raw similarity: 1 - floor
     room = 1.0
-    if gated is not None and plain is not None and gated.reference < 1:
+    if plain is not None and gated.reference < 1:
         room = min(1.0, max(0.0, (1 - plain.reference) / (1 - gated.reference)))
-    return raw.change >= MARGIN * room and not (gated is not None and _rises(gated))
+    return raw.change >= MARGIN * room and not _rises(gated) and not _worse_and_alike(result)
 
 
 def _rises(change: Contrast) -> bool:
@@ -74,11 +77,8 @@ def _rises(change: Contrast) -> bool:
 
 def _collapses(result: DiversityResult) -> Iterator[Alarm]:
     """Margin and significance at this look, each as a watch."""
-    change, distinct = result.overall.get("similarity_normalised"), result.overall.get("distinct_k_gated")
-    if change is not None and _rises(change):
-        yield _watch("global", "", change, "Answers became more alike")
-    elif distinct is not None and _distinct_falls(distinct) and distinct.high is not None and distinct.high < 0:
-        yield _watch_distinct("global", "", distinct, "There are fewer different answers")
+    if result.num_open_prompts != 0:  # else the overall figures are the controls'
+        yield from _overall_collapse(result)
     for domain in result.domains:
         if domain.p_holm is not None and domain.p_holm < LEVEL and domain.change.change >= MARGIN:
             text = f"Answers in {domain.domain} became more alike"
@@ -93,6 +93,41 @@ def _collapses(result: DiversityResult) -> Iterator[Alarm]:
         elif distinct is not None and _distinct_falls(distinct):
             text = f"There are fewer different answers in {subject}"
             yield _watch_distinct("category", subject, distinct, text, q=category.q)
+
+
+def _overall_collapse(result: DiversityResult) -> Iterator[Alarm]:
+    change, distinct = result.overall.get("similarity_normalised"), result.overall.get("distinct_k_gated")
+    if change is not None and _rises(change):
+        yield _watch("global", "", change, "Answers became more alike")
+    elif distinct is not None and _distinct_falls(distinct) and distinct.high is not None and distinct.high < 0:
+        yield _watch_distinct("global", "", distinct, "There are fewer different answers")
+    elif _worse_and_alike(result):
+        yield _watch_worse(result)
+
+
+def _worse_and_alike(result: DiversityResult) -> bool:
+    """Most prompts have nothing comparable left because answers look less desirable, and all samples became more alike.
+
+    Where they look more desirable instead, a wanted style may have spread, and nothing is said.
+    """
+    raw, looks = result.overall.get("similarity"), result.desirable
+    if raw is None or looks is None or not result.num_open_prompts or result.num_compared_prompts is None:
+        return False
+    few = result.num_compared_prompts < COMPARED * result.num_open_prompts
+    falls = looks.change < 0 if looks.high is None else looks.high < 0
+    return few and falls and _rises(raw)
+
+
+def _watch_worse(result: DiversityResult) -> Alarm:
+    raw, looks = result.overall["similarity"], result.desirable
+    assert looks is not None, "asked before"
+    shares = f"{looks.reference:.0%} \u2192 {looks.policy:.0%}".replace("%", "\u202f%")
+    text = (
+        f"Answers became more alike and fewer look desirable ({shares}): raw similarity {raw.reference:.2f} \u2192 "
+        f"{raw.policy:.2f}{_evidence(raw, None, '', '')}; {result.num_compared_prompts} of {result.num_open_prompts} "
+        "prompts have samples of one quality in both arms."
+    )
+    return _alarm("global", "", "similarity", raw, text, None)
 
 
 def _distinct_falls(change: Contrast) -> bool:
