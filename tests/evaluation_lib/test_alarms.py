@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,11 +70,13 @@ def test_fewer_different_answers_count_as_well() -> None:
 
 def test_domains_and_the_whole() -> None:
     domain = DomainResult(
-        domain="letters", num_categories=5, num_prompts=10, change=contrast(0.2, 0.3), p=0.001, p_holm=0.02
+        domain="letters", num_categories=5, num_prompts=10, change=contrast(0.2, 0.3), p=0.0001, p_holm=0.002
     )
     overall = {"similarity_normalised": contrast(0.2, 0.26, 0.02, 0.1)}
     found = told(result(domains=[domain], overall=overall), result(domains=[domain]))
     assert found == [("domain", "alarm", "letters"), ("global", "watch", "")]
+    likely = replace(domain, p_holm=0.02)  # both looks share one draw of the reference
+    assert told(result(domains=[likely]), result(domains=[likely])) == []
     for weak in (contrast(0.2, 0.26, -0.01, 0.1), contrast(0.2, 0.24, 0.02, 0.06), contrast(0.2, 0.26)):
         assert told(result(overall={"similarity_normalised": weak})) == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from worker.alignment.evaluation.contrasts import MARGINS, Measure, contrast, holm
 from worker.alignment.evaluation.decision import decide
+from worker.alignment.evaluation.intervals import clopper_pearson_upper
 from worker.alignment.evaluation.paired import clusters_needed, paired_difference
 from worker.alignment.evaluation.student import t_quantile, t_tail
 
@@ -83,6 +84,18 @@ def test_arms_that_agree_everywhere_still_have_an_interval() -> None:
     assert found.low == pytest.approx(-3 / 300)
 
 
+@pytest.mark.parametrize(("num", "events"), [(300, 1), (300, 2), (150, 3), (400, 9)])
+def test_rare_events_reach_as_far_as_an_exact_bound_does(num: int, events: int) -> None:
+    found = paired_difference(
+        [dict(enumerate_keys([1.0] * events + [0.0] * (num - events)))], [dict(enumerate_keys([0.0] * num))]
+    )
+    assert found.high is not None
+    assert found.high == pytest.approx(clopper_pearson_upper(events, num), rel=0.06)
+    none = paired_difference([dict(enumerate_keys([0.0] * num))], [dict(enumerate_keys([0.0] * num))])
+    assert none.high is not None
+    assert none.high < found.high  # as harmless as no event at all it is not
+
+
 def test_holm_counts_tests_that_could_not_be_made() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.01, None, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06)]
@@ -114,6 +127,17 @@ def test_the_verdict_needs_the_primary_and_every_guard(primary: float, guard: fl
     assert decision.verdict == verdict
     assert decision.contrasts[0].guards[0].state == ("fail" if guard < 0 else "pass")
     assert "wins" not in decision.headline + decision.detail
+
+
+def test_harm_is_told_also_where_the_primary_has_too_few_prompts() -> None:
+    rng = np.random.default_rng(3)
+    few = {"kto_all": [[0.5] * 5], "dpo": [[0.5] * 5]}
+    decision = decide(measure(few), [measure(arms(rng, -0.2, 0.0), margin=0.01, name="safety")])
+    assert decision.verdict == "guard_failed"
+    assert decision.headline == "KTO is worse than DPO on safety."
+    assert "no evidence of a difference" not in decision.detail
+    assert "Support-bot +0.0" not in decision.detail
+    assert "no interval from 5 prompts" in decision.detail
 
 
 def test_no_difference_says_what_could_have_been_seen() -> None:

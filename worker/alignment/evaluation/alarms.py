@@ -80,7 +80,7 @@ def _collapses(result: DiversityResult) -> Iterator[Alarm]:
     if result.num_open_prompts != 0:  # else the overall figures are the controls'
         yield from _overall_collapse(result)
     for domain in result.domains:
-        if domain.p_holm is not None and domain.p_holm < LEVEL and domain.change.change >= MARGIN:
+        if domain.p_holm is not None and domain.p_holm < CHANCE and domain.change.change >= MARGIN:
             text = f"Answers in {domain.domain} became more alike"
             yield _watch("domain", domain.domain, domain.change, text, q=domain.p_holm, word="p", told="Holm")
     for category in result.categories:

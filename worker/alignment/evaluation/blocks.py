@@ -19,8 +19,3 @@ class PromptBlock:
     num_reference: int
     passes_N: NDArray[np.bool_]
     """Samples that pass the quality rule; all where there is none."""
-
-    @property
-    def policy_N(self) -> NDArray[np.bool_]:
-        """Which samples are the policy's."""
-        return np.arange(len(self.passes_N)) >= self.num_reference
