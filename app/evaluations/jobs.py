@@ -18,6 +18,8 @@ from app.models import Checkpoint, EvalJob, Project, Run, SuiteVersion, User
 TASK = "worker.tasks.evaluate.evaluate"
 OPEN = ("queued", "running")
 REFERENCE, POLICY = "reference", "policy"
+REPORT = "report"
+"""Kind of the rows that hold a tool's report (``safety_reports``): no work, so no page and no list of jobs has them."""
 MAX_ARMS = 64
 
 
@@ -111,7 +113,9 @@ def start_suites(
 
 
 def find_job(db: Session, project: Project, job_id: int) -> EvalJob:
-    job = db.scalar(select(EvalJob).where(EvalJob.project_id == project.id, EvalJob.id == job_id))
+    job = db.scalar(
+        select(EvalJob).where(EvalJob.project_id == project.id, EvalJob.id == job_id, EvalJob.kind != REPORT)
+    )
     if job is None:
         raise NotFoundError("There is no such evaluation in this project.")
     return job
@@ -119,7 +123,7 @@ def find_job(db: Session, project: Project, job_id: int) -> EvalJob:
 
 def list_jobs(db: Session, project: Project, *, run_id: int | None = None, limit: int = 20) -> Sequence[EvalJob]:
     """Newest first."""
-    query = select(EvalJob).where(EvalJob.project_id == project.id)
+    query = select(EvalJob).where(EvalJob.project_id == project.id, EvalJob.kind != REPORT)
     if run_id is not None:
         query = query.where(EvalJob.run_id == run_id)
     return db.scalars(query.order_by(EvalJob.id.desc()).limit(limit)).all()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Request, Response
+from starlette.datastructures import UploadFile
 
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
-from app.evaluations import jobs, refusal_audit, suite_results, suite_words, suites
+from app.core.errors import InvalidError, StudioError
+from app.evaluations import jobs, refusal_audit, safety_reports, suite_results, suite_words, suites
 from app.evaluations.frame import frame_of
+from app.evaluations.job_routes import CanRun
 from app.evaluations.suite_routes import CanEdit, CanView, SmallId, root
+from app.web.formats import plural
 from app.web.htmx import redirect
 from app.web.templating import render
 
@@ -34,6 +38,12 @@ def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Res
 
 @router.get("/evaluations/{run_id:int}/safety")
 def safety_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Response:
+    return _safety_page(request, viewer, db, run_id)
+
+
+def _safety_page(
+    request: Request, viewer: Viewer, db: Db, run_id: int, *, error: StudioError | None = None, typed: str = ""
+) -> Response:
     frame = frame_of(db, viewer.project.id, run_id, "safety")
     rows = suite_results.results_of_run(db, frame.run, suite_results.SAFETY_KINDS)
     context = {
@@ -44,8 +54,36 @@ def safety_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Res
             suite for suite in suites.list_suites(db, viewer.project) if suite.kind in suite_results.SAFETY_KINDS
         ],
         "words": suite_words,
+        "reports": safety_reports.reports_of_run(db, frame.run),
+        "errors": error.fields if error else {},
+        "typed": typed,
     }
-    return render(request, "evaluations/suites_safety.html", context)
+    return render(request, "evaluations/suites_safety.html", context, status_code=error.status if error else 200)
+
+
+async def uploaded_report(request: Request) -> Any:
+    """Read after the guard."""
+    async with request.form() as form:
+        yield {name: form.get(name) for name in ("file", "checkpoint_id")}
+
+
+@router.post("/evaluations/{run_id:int}/safety/import")
+def import_report(
+    request: Request, viewer: CanRun, db: Db, run_id: SmallId, form: Annotated[dict[str, Any], Depends(uploaded_report)]
+) -> Response:
+    run = frame_of(db, viewer.project.id, run_id, "safety").run
+    chosen = form["checkpoint_id"] if isinstance(form["checkpoint_id"], str) else ""
+    checkpoint_id = int(chosen) if chosen.isdecimal() and len(chosen) < 10 else None
+    file = form["file"]
+    try:
+        if not isinstance(file, UploadFile) or not file.filename:
+            raise InvalidError("No report was given.", fields={"file": "choose a file"})
+        content = file.file.read(safety_reports.MAX_BYTES + 1)
+        shown = safety_reports.bring_in(db, run, checkpoint_id, content, file.filename, user=viewer.user)
+    except InvalidError as error:
+        return _safety_page(request, viewer, db, run_id, error=error, typed=chosen)
+    text = f"{shown.tool}: {plural(shown.total.passed + shown.total.failed, 'attempt')} judged."
+    return redirect(request, f"/p/{viewer.project.slug}/evaluations/{run.id}/safety", text)
 
 
 @router.get("/suites/results/{result_id:int}/audit")

@@ -72,7 +72,8 @@ class EvalJob(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(Text)
-    """suites: arms against suites. full: a checkpoint's larger diversity evaluation. comparison: arms on TEST."""
+    """suites: arms against suites. full: a checkpoint's larger diversity evaluation. comparison: arms on TEST.
+    report: what a red-team tool found elsewhere; never queued, the result holds its counts."""
     title: Mapped[str] = mapped_column(Text)
     run_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), index=True)
     checkpoint_id: Mapped[int | None] = mapped_column(ForeignKey("checkpoints.id", ondelete="CASCADE"))

@@ -154,7 +154,7 @@ def _garak_entry(row: Mapping[str, Any], number: int, evals: list[Mapping[str, A
     elif kind == "attempt":
         try:
             _garak_attempt(row, report)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             report.wrong(number, f"The attempt has another form than expected: {error}")
 
 
@@ -195,7 +195,8 @@ def _promptfoo(data: Mapping[str, Any]) -> Report:
         name = provider.get("label") or provider.get("id") if isinstance(provider, dict) else provider
         report.target = report.target or str(name or "")[:200]
         test = row.get("testCase") if isinstance(row.get("testCase"), dict) else {}
-        meta = {**((test or {}).get("metadata") or {}), **(row.get("metadata") or {})}
+        told_by = [(test or {}).get("metadata"), row.get("metadata")]
+        meta = {name: value for each in told_by if isinstance(each, dict) for name, value in each.items()}
         probe = str(meta.get("pluginId") or meta.get("strategyId") or (test or {}).get("description") or "assertions")
         graded = row.get("gradingResult") if isinstance(row.get("gradingResult"), dict) else {}
         # A test that could not be run is a failure to promptfoo; it says nothing of the model.
