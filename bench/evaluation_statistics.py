@@ -40,7 +40,7 @@ def rows(quick: bool) -> list[Row]:
 def _alarm_rows(pool: Pool, source: str, quick: bool) -> Iterator[Row]:
     """Runs in which nothing collapsed: none may raise an alarm."""
     gated = world(pool, with_gate=True)
-    runs = 20 if quick else 300
+    runs = 20 if quick else 200
     bound = None if quick else MAX_FALSE  # 20 runs cannot show 8 %
     for what, make in (("null", _null_looks), ("style 50 -> 95 %", _shifted_looks)):
         raised, shifts, rises = [], [], []
