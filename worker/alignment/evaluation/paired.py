@@ -12,6 +12,8 @@ from worker.alignment.evaluation.student import t_quantile, t_tail
 MIN_CLUSTERS = 10
 """Below this no interval is given and nothing is concluded."""
 POWER = 0.80
+_RARE_CLUSTERS, _RARE_SHARE = 20, 0.1
+"""Fewer clusters that differ than both: the differences are rare events, not a spread."""
 Scores = Mapping[str, float]
 """Score by unit (a sample, a prompt or a category), better being higher."""
 
@@ -59,7 +61,8 @@ def paired_difference(
     A unit's score is its mean over the seeds, and the interval is Student's over clusters (cluster-robust standard error,
     C - 1 degrees of freedom), so it speaks of other prompts, not of other seeds. ``clusters`` names a unit's cluster; a unit
     that it lacks is one by itself. Where all units agree exactly, the rule of three bounds the interval: 3 / C on each side
-    for scores within 0 and 1.
+    for scores within 0 and 1. Where only a few clusters differ, the standard error is at least that of rare events: one
+    harmful answer more in 300 does not show that there are fewer than 1 % more.
     """
     units = sorted(set.intersection(*(set(scores) for scores in (*first, *second)))) if first and second else []
     if not units:
@@ -67,8 +70,10 @@ def paired_difference(
     differences = {unit: _mean([s[unit] for s in first]) - _mean([s[unit] for s in second]) for unit in units}
     value = _mean(list(differences.values()))
     sums: dict[str, float] = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
     for unit, difference in differences.items():
         sums[(clusters or {}).get(unit, unit)] += difference - value
+        totals[(clusters or {}).get(unit, unit)] += difference
     count, seed_sd = len(sums), _seed_sd(first, second, units)
     if count < MIN_CLUSTERS:
         return Difference(value=value, num_units=len(units), num_clusters=count, seed_sd=seed_sd)
@@ -76,6 +81,7 @@ def paired_difference(
     critical = t_quantile(0.975, count - 1)
     if error < 1e-9:
         error = 3 / count / critical
+    error = max(error, _rare_reach(list(totals.values()), critical) / critical / len(units))
     return Difference(
         value=value,
         low=value - critical * error,
@@ -95,6 +101,22 @@ def clusters_needed(difference: Difference, margin: float) -> int | None:
         return None
     ratio = (1.959964 + 0.841621) * difference.standard_error / margin
     return math.ceil(difference.num_clusters * ratio * ratio)
+
+
+def _rare_reach(totals_C: Sequence[float], critical: float) -> float:
+    """How far the sum of rare differences reaches, the further of both ways; 0 where they are not rare.
+
+    Differences are counted in sizes of the largest; either way's count has a Poisson score interval, and the two are combined
+    by the square root of their squares (MOVER, Newcombe 1998).
+    """
+    moved = [abs(total) for total in totals_C if abs(total) > 1e-9]
+    if not moved or len(moved) >= _RARE_CLUSTERS or len(moved) > _RARE_SHARE * len(totals_C):
+        return 0.0
+    size = max(moved)
+    ways = [math.fsum(max(0.0, sign * total) for total in totals_C) / size for sign in (1, -1)]
+    half = critical * critical / 2
+    above, below = ([half + side * critical * math.sqrt(count + half / 2) for count in ways] for side in (1, -1))
+    return size * max(math.hypot(above[0], below[1]), math.hypot(above[1], below[0]))
 
 
 def _seed_sd(first: Sequence[Scores], second: Sequence[Scores], units: Sequence[str]) -> float | None:
