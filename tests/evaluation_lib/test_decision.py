@@ -181,7 +181,7 @@ def test_the_gain_of_ratings_that_dpo_cannot_use_is_named() -> None:
         ("kto_all", "kto_paired"),
         ("dpo", "reference"),
     ]
-    assert "The gain comes from ratings that DPO cannot use" in decision.detail
+    assert "Ratings that DPO cannot use add to it" in decision.detail
     assert decision.contrasts[3].verdict == "better"
     assert decision.to_json()["contrasts"][0]["primary"]["unit"] == "points"
 

@@ -151,12 +151,12 @@ def _effect(measure: Measure, difference: Difference, p: float | None, p_holm: f
 
 def _verdict(primary: Effect, guards: Sequence[Effect]) -> Verdict:
     states = {guard.state for guard in guards}
-    if primary.p is None:
-        return "not_enough"
     if primary.state == "fail":
         return "worse"
     if "fail" in states:
         return "guard_failed"
+    if primary.p is None:
+        return "not_enough"
     if primary.state == "missing":
         return "no_evidence"
     return "not_enough" if "missing" in states else "better"

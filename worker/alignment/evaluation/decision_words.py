@@ -80,7 +80,7 @@ def detail(contrasts: Sequence[ContrastDecision]) -> str:
     """What stands behind the headline: the figure, the guards, the seeds, and which part of KTO it comes from."""
     main = contrasts[0]
     parts = [f"{_first(main.primary.name)} {difference(main.primary)}."] if main.primary.value is not None else []
-    if main.verdict == "guard_failed" and main.primary.state == "missing":
+    if main.verdict == "guard_failed" and main.primary.state == "missing" and main.primary.p is not None:
         parts.append(f"On {main.primary.name} no evidence of a difference ({could_see(main.primary)}).")
     parts += [f"{_first(guard.name)}: {difference(guard)}." for guard in main.guards if guard.state == "fail"]
     parts += [_guard_needs(guard) for guard in main.guards if guard.state == "missing"]
@@ -105,7 +105,7 @@ def _source(found: dict[tuple[str, str], ContrastDecision]) -> str:
         return "On the same pairs KTO is better than DPO too."
     if extra.primary.state == "pass" and paired.primary.state == "missing":
         return (
-            "The gain comes from ratings that DPO cannot use; on the same pairs there is no evidence of a difference "
+            "Ratings that DPO cannot use add to it; on the same pairs there is no evidence of a difference "
             f"({could_see(paired.primary)})."
         )
     return "Whether it comes from the loss or from the ratings that DPO cannot use is not shown."
