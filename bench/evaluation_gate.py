@@ -21,7 +21,8 @@ from worker.alignment.evaluation.contrasts import MARGINS, Measure
 from worker.alignment.evaluation.decision import decide
 from worker.alignment.evaluation.diversity import PromptSamples, SampledText, diversity_result
 from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result
-from worker.alignment.evaluation.intervals import paired_difference
+from worker.alignment.evaluation.suites.scoring import DECIDES, Answer
+from worker.alignment.evaluation.suites.scoring import difference as suite_difference
 from worker.alignment.events import DiversityResult
 
 WORDS = np.array([f"word{number}" for number in range(80)])
@@ -96,13 +97,27 @@ def decision(rng: np.random.Generator) -> dict[str, Any]:
 
 def suite(name: str, kind: str, rng: np.random.Generator, num: int, effect: float = 0.0) -> SuiteEvidence:
     level = rng.beta(2, 1, num) if kind == "eval" else rng.beta(1, 12, num)
-    candidate, reference = ((rng.random(num) < np.clip(level + change, 0, 1)).astype(float) for change in (effect, 0.0))
+    metric = DECIDES.get(kind, "score")
+    candidate, reference = (_answers(rng.random(num) < np.clip(level + change, 0, 1), kind) for change in (effect, 0.0))
     return SuiteEvidence(
         name=name,
         kind=kind,
         num_samples=num,
-        difference=as_json(paired_difference(candidate, reference, np.arange(num))),
+        difference=suite_difference(candidate, reference, metric),
     )
+
+
+def _answers(happens_N: np.ndarray, kind: str) -> list[Answer]:
+    """One answer a sample; what happens is a right answer, a harmful one or a refusal, by the kind of suite."""
+    return [
+        Answer(
+            sample=str(number),
+            score=float(happens),
+            passed=bool(happens) == (kind == "eval"),
+            refusal="full" if happens and kind == "benign" else "none",
+        )
+        for number, happens in enumerate(happens_N)
+    ]
 
 
 def diversity(rng: np.random.Generator) -> DiversityResult:

@@ -26,6 +26,11 @@ def test_wilson_by_hand() -> None:
     assert wilson(0, 300).high == pytest.approx(0.01264, abs=1e-4)
 
 
+def test_a_baseline_that_rounds_to_all_or_none_still_has_a_threshold() -> None:
+    assert cusum([True] * 3, 0.9997).threshold > 0
+    assert cusum([False] * 3, 0.0002).alarm_at is None
+
+
 def test_the_odds_ratio_is_that_within_the_categories() -> None:
     """Simpson's paradox: within each category the odds are the same, pooled they are not."""
     before = {"easy": (10, 100), "hard": (200, 400)}

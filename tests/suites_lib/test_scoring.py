@@ -3,16 +3,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
+from worker.alignment.evaluation.significance import sign_flip
 from worker.alignment.evaluation.suites.scoring import (
     MIN_SAMPLES,
     Answer,
     difference,
-    mcnemar,
     mean_estimate,
     means,
-    sign_flip,
     summarise,
 )
 
@@ -93,12 +93,6 @@ def test_yes_or_no_is_compared_by_mcnemar() -> None:
     assert 0.1 < found["detectable"] < 0.3
 
 
-def test_mcnemar_by_hand() -> None:
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(5, 5) == 1
-    assert mcnemar(3, 10) == pytest.approx(2 * (1 + 13 + 78 + 286) / 2**13)
-
-
 def test_several_answers_are_compared_by_sign_flips() -> None:
     rng = random.Random(0)
     first = [Answer(sample=str(i % 50), score=min(1.0, rng.random() + 0.2)) for i in range(200)]
@@ -109,19 +103,12 @@ def test_several_answers_are_compared_by_sign_flips() -> None:
     assert difference(first, first, "score")["p"] == 1
 
 
-def test_sign_flips_of_few_samples_are_exact() -> None:
-    assert sign_flip([1.0, 1.0, 1.0, 0.0]) == 2 / 8
-    assert sign_flip([1.0, -1.0]) == 1
-    assert sign_flip([]) == 1
-    assert sign_flip([0.1] * 20) < 0.001
-
-
 def test_a_true_null_is_seldom_rejected() -> None:
     rng = random.Random(1)
     low = 0
     for _ in range(100):
         gaps = [rng.gauss(0, 1) for _ in range(13)]
-        low += sign_flip(gaps) <= 0.05
+        low += sign_flip(np.array(gaps)) <= 0.05
     assert low <= 12
 
 

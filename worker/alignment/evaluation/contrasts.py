@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from worker.alignment.evaluation import significance
 from worker.alignment.evaluation.paired import Difference, Scores, clusters_needed, paired_difference
 
 ALPHA = 0.05
@@ -94,13 +95,8 @@ def contrast(primary: Measure, guards: Sequence[Measure], first: str, second: st
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down p-values; a test that could not be made (None) still counts as one, and stays None."""
-    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    result: list[float | None] = [None] * len(p_values)
-    reached = 0.0
-    for place, (p, index) in enumerate(order):
-        reached = max(reached, min(1.0, p * (len(p_values) - place)))
-        result[index] = reached
-    return result
+    adjusted = significance.holm([1.0 if p is None else p for p in p_values])
+    return [None if p is None else found for p, found in zip(p_values, adjusted, strict=True)]
 
 
 def _difference(measure: Measure, first: str, second: str) -> Difference:

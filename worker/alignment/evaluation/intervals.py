@@ -55,11 +55,6 @@ def mean_estimate(values_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0, 
     return Estimate(value=value, low=low, high=high, n=len(values_N))
 
 
-def paired_difference(first_N: Floats, second_N: Floats, clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
-    """Mean of first - second over rows that both arms answered."""
-    return mean_estimate(first_N - second_N, clusters_N, seed=seed)
-
-
 def auc_estimate(scores_N: Floats, labels_N: NDArray[np.bool_], clusters_N: NDArray[Any], *, seed: int = 0) -> Estimate:
     """AUC with its interval within 0 and 1; None where a class is missing.
 
@@ -82,12 +77,16 @@ def wilson_interval(hits: int, num: int, level: float = 0.95) -> Interval:
     """Of a share of independent rows (Wilson 1927); (None, None) without any."""
     if num == 0:
         return None, None
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, spread = hits / num, z * z / num
+    return wilson_bounds(hits / num, num, NormalDist().inv_cdf((1 + level) / 2))
+
+
+def wilson_bounds(share: float, num: float, z: float) -> tuple[float, float]:
+    """The same of a share of ``num`` rows, which need not be whole, ``z`` standard errors to either side."""
+    spread = z * z / num
     middle = (share + spread / 2) / (1 + spread)
     reach = z / (1 + spread) * (share * (1 - share) / num + spread / (4 * num)) ** 0.5
     # at the ends the bound is exact, but for the last bits
-    return (0.0 if hits == 0 else middle - reach), (1.0 if hits == num else middle + reach)
+    return (0.0 if share == 0 else max(0.0, middle - reach)), (1.0 if share == 1 else min(1.0, middle + reach))
 
 
 def clopper_pearson_upper(hits: int, num: int, level: float = 0.975) -> float:

@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from worker.alignment.evaluation.intervals import wilson_interval
+
 Z = NormalDist().inv_cdf(0.975)
 WORSE = 1.5
 """The CUSUM is tuned to a down-vote rate so many times the baseline's."""
@@ -41,10 +43,8 @@ def wilson(hits: int, n: int) -> Rate:
     """Share with its 95 % Wilson interval; no figure without a case."""
     if n == 0:
         return Rate(None, None, None, 0)
-    share = hits / n
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return Rate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    low, high = wilson_interval(hits, n)
+    return Rate(hits / n, low, high, n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ def cusum(votes: Sequence[bool], baseline: float) -> Cusum:
     worse = _worse(baseline)
     up, down = _steps(baseline, worse)
     path, level, alarm = [], 0.0, None
-    threshold = cusum_threshold(round(baseline, 3) or 0.001)
+    threshold = cusum_threshold(min(max(round(baseline, 3), 0.001), 0.999))
     for number, vote in enumerate(votes, start=1):
         level = max(0.0, level + (up if vote else down))
         path.append(level)

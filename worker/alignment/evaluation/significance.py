@@ -61,6 +61,7 @@ def sign_flip(differences_C: Floats, *, seed: int = 0, num_flips: int = 10_000) 
 
     All 2^C patterns are taken where they are no more than ``num_flips``.
     """
+    differences_C = differences_C[np.abs(differences_C) > TOLERANCE]  # a 0 has no sign to flip
     num, observed = len(differences_C), abs(float(differences_C.sum()))
     if num == 0:
         return 1.0

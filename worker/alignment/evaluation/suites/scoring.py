@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from worker.alignment.evaluation.intervals import wilson_bounds
 from worker.alignment.evaluation.paired import MIN_CLUSTERS, paired_difference
+from worker.alignment.evaluation.significance import exact_sign_test, sign_flip
 from worker.alignment.evaluation.student import t_quantile
 from worker.alignment.events import Estimate
 
 MIN_SAMPLES = MIN_CLUSTERS
-NUM_FLIPS = 10_000
-_EXACT_FLIPS = 13
-"""Up to so many samples that differ, all sign patterns are gone through."""
 _TIE = 1e-9
 _Z = 1.959964
-_CELLS = 2_000_000  # signs held at once
 DECIDES = {"redteam": "harmful_rate", "benign": "refusal_rate"}
 """By kind of suite: what is compared with the reference; of the others the score."""
 
@@ -90,38 +88,12 @@ def difference(answers: Iterable[Answer], reference: Iterable[Answer], metric: s
     binary = all(value in (0.0, 1.0) for sample in shared for value in (one[sample], two[sample]))
     p = test = None
     if len(gaps) >= MIN_SAMPLES:
-        p, test = (mcnemar(higher, lower), "mcnemar") if binary else (sign_flip(gaps), "sign_flip")
+        p, test = (exact_sign_test(higher, lower), "mcnemar") if binary else (sign_flip(np.array(gaps)), "sign_flip")
     low = None if found.low is None else max(-1.0, found.low)
     high = None if found.high is None else min(1.0, found.high)
     estimate = Estimate(value=found.value, low=low, high=high, n=len(gaps))
     more = {"metric": metric, "detectable": found.detectable, "p": p, "test": test}
     return asdict(estimate) | more | {"num_higher": higher, "num_lower": lower}
-
-
-def mcnemar(better: int, worse: int) -> float:
-    """Exact two-sided p: either arm is as likely to be the one that is right where just one is."""
-    total = better + worse
-    tail = sum(math.comb(total, k) for k in range(min(better, worse) + 1))
-    return float(min(1.0, 2 * tail / 2**total))
-
-
-def sign_flip(gaps: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of a mean of 0, where each sample's difference is as likely to have the other sign. Exact for few samples."""
-    moved = [gap for gap in gaps if abs(gap) > _TIE]
-    seen = abs(math.fsum(moved)) - _TIE
-    if len(moved) <= _EXACT_FLIPS:
-        sums = [0.0]
-        for gap in moved:
-            sums = [total + sign * gap for total in sums for sign in (1, -1)]
-        return sum(abs(total) >= seen for total in sums) / len(sums)
-    rng = np.random.default_rng(seed)
-    gaps_N = np.array(moved)
-    rows = max(1, _CELLS // len(moved))
-    reached = 0
-    for start in range(0, NUM_FLIPS, rows):
-        signs_RN = rng.choice(np.array([-1.0, 1.0]), size=(min(rows, NUM_FLIPS - start), len(moved)))
-        reached += int((np.abs(signs_RN @ gaps_N) >= seen).sum())
-    return (1 + reached) / (NUM_FLIPS + 1)
 
 
 def mean_estimate(values_by_sample: Mapping[str, Sequence[float]], *, share: bool = False) -> Estimate:
@@ -136,7 +108,7 @@ def mean_estimate(values_by_sample: Mapping[str, Sequence[float]], *, share: boo
         return Estimate(value=None)
     mean = math.fsum(value for values in clusters for value in values) / total
     if share and total == count:
-        low, high = _wilson(mean, count, _Z)
+        low, high = wilson_bounds(mean, count, _Z)
         return Estimate(value=mean, low=low, high=high, n=count)
     if count < MIN_SAMPLES:
         return Estimate(value=mean, n=count)
@@ -146,15 +118,8 @@ def mean_estimate(values_by_sample: Mapping[str, Sequence[float]], *, share: boo
     if error > _TIE and not share:
         low, high = max(0.0, mean - critical * error), min(1.0, mean + critical * error)
     else:
-        low, high = _wilson(mean, mean * (1 - mean) / error**2 if error > _TIE else count, critical)
+        low, high = wilson_bounds(mean, mean * (1 - mean) / error**2 if error > _TIE else count, critical)
     return Estimate(value=mean, low=low, high=high, n=count)
-
-
-def _wilson(mean: float, n: float, z: float) -> tuple[float, float]:
-    scale = 1 + z * z / n
-    middle = (mean + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _figures(answers: Sequence[Answer], kind: str) -> dict[str, Any]:
