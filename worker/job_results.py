@@ -21,6 +21,8 @@ from worker.alignment.evaluation.suites.scoring import Answer, summarise
 from worker.job_spec import job_folder, versions_of
 
 REFERENCE = "reference"
+GUARD = "guard"
+"""Type of the check that a guard model made: with one, the rules' checks count nowhere."""
 _BATCH_ROWS = 1_000
 Judge = Callable[[Suite, Sequence["Checked"]], list["Checked"]]
 
@@ -99,8 +101,24 @@ def record_results(db: Session, job: EvalJob, judge: Judge | None = None) -> dic
             told["num_errors"] += sum(bool(item.error) for item in checked)
             answers[name] = [item.answer for item in checked]
             reference = answers.get(REFERENCE) if name != REFERENCE else None
-            _store(db, job, version, name, checked, summarise(answers[name], suite.header.kind, reference))
+            summary = summarise(answers[name], suite.header.kind, reference) | _guard_counts(checked)
+            _store(db, job, version, name, checked, summary)
     return told
+
+
+def _guard_counts(checked: Sequence[Checked]) -> dict[str, Any]:
+    """How often a guard spoke, failed, and said another thing than the rules; {} without one."""
+    counts = {"num_judged": 0, "num_failed": 0, "num_differ": 0}
+    for item in checked:
+        verdicts = [check for check in item.score.checks if check.type == GUARD]
+        for verdict in verdicts:
+            rules = [check.passed for check in item.score.checks if check.type != GUARD]
+            counts["num_judged"] += verdict.passed is not None
+            counts["num_failed"] += verdict.passed is None
+            counts["num_differ"] += (
+                None not in (verdict.passed, *rules) and bool(rules) and all(rules) != verdict.passed
+            )
+    return {GUARD: counts} if counts["num_judged"] + counts["num_failed"] else {}
 
 
 def _read(folder: Path, arm: str, version: SuiteVersion, suite: Suite) -> list[Checked]:

@@ -49,7 +49,7 @@ class Shown:
 
     @property
     def tool(self) -> str:
-        return TOOLS.get(self.job.plan["tool"], self.job.plan["tool"])
+        return TOOLS[self.job.plan["tool"]]
 
     @property
     def probes(self) -> list[Probe]:
