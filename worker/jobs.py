@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from app.settings import get_settings
 from worker.alignment.config import ConfigError
 from worker.alignment.errors import TrainingError
 from worker.alignment.evaluate_files import read_progress
+from worker.job_remote import RemoteArms
 from worker.job_results import record_results
 from worker.job_spec import job_folder, write_spec
 from worker.launchers.local import LocalProcess
@@ -85,11 +87,12 @@ class Attempt:
         with session_scope() as db:
             spec = write_spec(db, db.get_one(EvalJob, self.job.id))
         failure = self._draw(spec.arms != () and (spec.suites != () or spec.heldout != ""))
+        failed_servers = self._ask_servers()
         self._phase = "checking"
         self.beat(now=True)
         told = self._store()
-        if failure:
-            raise FailedError(failure)
+        if failure or failed_servers:
+            raise FailedError(failure or failed_servers)
         self._finish_kind()
         with session_scope() as db:
             if not leases.finish(db, self.job.id, self.job.attempt, status="succeeded", result=told):
@@ -136,6 +139,28 @@ class Attempt:
             process.kill()
         self._read(progress)
         return _failure(code, read_progress(progress), log_file)
+
+    def _ask_servers(self) -> str:
+        """Have the endpoint arms answered, by a thread that this one watches. As ``_draw``."""
+        remote = RemoteArms(self.job)
+        if not remote.total:
+            return ""
+        self._phase, before, drawn = "asking", self._done, self._total
+        pool = ThreadPoolExecutor(max_workers=1)
+        asked = pool.submit(remote.draw)
+        try:
+            while not asked.done():
+                if shutdown.is_set():
+                    raise StoppedError
+                self._done, self._total = before + remote.done, drawn + remote.total
+                self.beat()
+                time.sleep(POLL_SECONDS)
+        finally:
+            remote.stop.set()
+            pool.shutdown(wait=False)  # a request on its way may take its time; what it brings is not written
+        asked.result()
+        self._done, self._total = before + remote.done, drawn + remote.total
+        return remote.failure
 
     def _stop(self, process: LocalProcess) -> None:
         process.terminate()

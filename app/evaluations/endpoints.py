@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,14 @@ def list_endpoints(db: Session, project: Project, kinds: Sequence[str] | None = 
     if kinds is not None:
         query = query.where(Endpoint.kind.in_(kinds))
     return db.scalars(query.order_by(func.lower(Endpoint.name))).all()
+
+
+def offered(db: Session, project: Project) -> dict[str, Sequence[Endpoint]]:
+    """Names of the form that runs suites: who judges, and which model may answer beside the checkpoint."""
+    return {
+        "judges": list_endpoints(db, project, kinds=("judge", "guard")),
+        "models": list_endpoints(db, project, kinds=("model",)),
+    }
 
 
 def find_endpoint(db: Session, project_id: int, endpoint_id: int) -> Endpoint:
@@ -146,9 +155,10 @@ def settings_of(endpoint: Endpoint, **changes: Any) -> EndpointSettings:
     return EndpointSettings(**(settings | changes))
 
 
-def client_of(endpoint: Endpoint, **changes: Any) -> Client:
-    """A client bound to the address policy; a context manager."""
-    return Client(settings_of(endpoint, **changes), transport=outbound.transport(), validate=outbound.validate)
+def client_of(endpoint: Endpoint, *, stop: threading.Event | None = None, **changes: Any) -> Client:
+    """A client bound to the address policy; a context manager. Once ``stop`` is set nothing more is asked."""
+    settings = settings_of(endpoint, **changes)
+    return Client(settings, transport=outbound.transport(), validate=outbound.validate, stop=stop)
 
 
 def test(endpoint: Endpoint) -> tuple[bool, str]:

@@ -29,6 +29,7 @@ def start(
     checkpoint_id: Annotated[str, Form()] = "",
     version_id: Annotated[list[str], Form()] = [],  # noqa: B006 -- FastAPI copies defaults
     judge: Annotated[str, Form()] = "",
+    endpoint: Annotated[str, Form()] = "",
 ) -> Response:
     plain = checkpoint_id.strip()
     checkpoint = db.get(Checkpoint, int(plain)) if plain.isdecimal() and len(plain) < 10 else None
@@ -36,9 +37,15 @@ def start(
         raise InvalidError("There is no such checkpoint.", remedy="Choose one whose files are kept.")
     wanted = [int(value) for value in version_id if value.isdecimal() and len(value) < 10]
     versions = [suites.find_version(db, viewer.project, value) for value in dict.fromkeys(wanted)]
-    judge_id = int(judge) if judge.isdecimal() and len(judge) < 10 else None
+    judge_id, endpoint_id = (int(text) if text.isdecimal() and len(text) < 10 else None for text in (judge, endpoint))
     job = jobs.start_suites(
-        db, viewer.project, checkpoint=checkpoint, versions=versions, judge_id=judge_id, user=viewer.user
+        db,
+        viewer.project,
+        checkpoint=checkpoint,
+        versions=versions,
+        judge_id=judge_id,
+        endpoint_id=endpoint_id,
+        user=viewer.user,
     )
     return redirect(request, f"{root(viewer)}/jobs/{job.id}")
 

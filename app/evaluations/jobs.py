@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,8 @@ from app.accounts import audit
 from app.core.clock import utcnow
 from app.core.errors import ConflictError, InvalidError, NotFoundError
 from app.core.queue import QUEUE_TASKS, QUEUE_TRAIN, enqueue
-from app.models import Checkpoint, EvalJob, Project, Run, SuiteVersion, User
+from app.evaluations import endpoints
+from app.models import Checkpoint, Endpoint, EvalJob, Project, Run, SuiteVersion, User
 
 TASK = "worker.tasks.evaluate.evaluate"
 OPEN = ("queued", "running")
@@ -70,6 +72,10 @@ def _check_ours(db: Session, project: Project, arms: Sequence[Mapping[str, Any]]
     there = set(db.scalars(query.where(Checkpoint.id.in_(asked), Checkpoint.removed_at.is_(None))))
     if asked - there:
         raise InvalidError("A checkpoint of this evaluation is not there any more.", remedy="Choose another one.")
+    servers = {arm["endpoint_id"] for arm in arms if arm.get("endpoint_id")}
+    models = select(Endpoint.id).where(Endpoint.project_id == project.id, Endpoint.kind == "model")
+    if servers - set(db.scalars(models.where(Endpoint.id.in_(servers)))):
+        raise InvalidError("An endpoint of this evaluation is no model of this project.", remedy="Choose another one.")
     ours = select(SuiteVersion.id).where(SuiteVersion.project_id == project.id, SuiteVersion.id.in_(versions))
     if set(versions) - set(db.scalars(ours)):
         raise InvalidError("A suite of this evaluation is not in this project.")
@@ -92,24 +98,40 @@ def start_suites(
     versions: Sequence[SuiteVersion],
     judge_id: int | None,
     user: User | None,
+    endpoint_id: int | None = None,
 ) -> EvalJob:
-    """A checkpoint and its reference on suites. Raises InvalidError where no suite was chosen."""
+    """A checkpoint and its reference on suites, and beside them the model of an endpoint where one is named.
+
+    ``judge_id`` may be a guard's: it decides on harmful requests. Raises InvalidError where no suite was chosen, NotFoundError
+    for an endpoint that is not there.
+    """
     if not versions:
         raise InvalidError("Choose at least one suite.", fields={"suites": "choose at least one"})
     run = db.get_one(Run, checkpoint.run_id)
     names = ", ".join(version.header["name"] for version in versions)
+    arms: list[dict[str, Any]] = [
+        {"name": REFERENCE, "checkpoint_id": None, "system_prompt": ""},
+        {"name": POLICY, "checkpoint_id": checkpoint.id, "system_prompt": ""},
+    ]
+    if endpoint_id is not None:
+        arms.append(_endpoint_arm(endpoints.find_endpoint(db, project.id, endpoint_id)))
     plan = {
         "base_model": run.config["base_model"],
-        "arms": [
-            {"name": REFERENCE, "checkpoint_id": None, "system_prompt": ""},
-            {"name": POLICY, "checkpoint_id": checkpoint.id, "system_prompt": ""},
-        ],
+        "arms": arms,
         "suite_versions": [version.id for version in versions],
         "heldout": "",
         "judge": judge_id,
+        "judge_kind": endpoints.find_endpoint(db, project.id, judge_id).kind if judge_id is not None else "",
     }
     title = f"{run.name}, step {checkpoint.step:,}: {names}"
     return create_job(db, project, "suites", title[:200], plan, user=user, run_id=run.id, checkpoint_id=checkpoint.id)
+
+
+def _endpoint_arm(endpoint: Endpoint) -> dict[str, Any]:
+    """Its name is the endpoint's as far as a file's name allows it."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", endpoint.name).strip("-").lower()[:60]
+    name = f"{plain or 'endpoint'}-{endpoint.id}" if plain in {"", REFERENCE, POLICY} else plain
+    return {"name": name, "checkpoint_id": None, "endpoint_id": endpoint.id, "system_prompt": ""}
 
 
 def find_job(db: Session, project: Project, job_id: int) -> EvalJob:

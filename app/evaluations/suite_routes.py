@@ -184,7 +184,7 @@ def suite_page(request: Request, viewer: CanView, db: Db, suite_id: SmallId, aft
         "history": suites.history(db, suite),
         "results": suite_results.results_of_suite(db, viewer.project, suite.id),
         "checkpoints": suite_results.runnable_checkpoints(db, viewer.project),
-        "judges": endpoints.list_endpoints(db, viewer.project, kinds=("judge", "guard")),
+        **endpoints.offered(db, viewer.project),
         "words": suite_words,
     }
     return render(request, "evaluations/suite.html", context)

@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.errors import InvalidError, StudioError
-from app.evaluations import jobs, refusal_audit, safety_reports, suite_results, suite_words, suites
+from app.evaluations import endpoints, jobs, refusal_audit, safety_reports, suite_results, suite_words, suites
 from app.evaluations.frame import frame_of
 from app.evaluations.job_routes import CanRun
 from app.evaluations.suite_routes import CanEdit, CanView, SmallId, root
@@ -27,6 +27,7 @@ def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Res
     frame = frame_of(db, viewer.project.id, run_id, "suites")
     context = {
         **frame.context(),
+        **endpoints.offered(db, viewer.project),
         "results": suite_results.results_of_run(db, frame.run),
         "jobs": [job for job in jobs.list_jobs(db, viewer.project, run_id=run_id) if job.status in jobs.OPEN],
         "choices": [suite for suite in suites.list_suites(db, viewer.project) if suite.kind != "diversity"],
@@ -48,6 +49,7 @@ def _safety_page(
     rows = suite_results.results_of_run(db, frame.run, suite_results.SAFETY_KINDS)
     context = {
         **frame.context(),
+        **endpoints.offered(db, viewer.project),
         "results": rows,
         "audits": {row.result.id: refusal_audit.audit_of(db, row.result) for row in rows},
         "choices": [

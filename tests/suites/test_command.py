@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.alignment import tiny
+from tests.safety_lib.endpoint import chat_reply, serving
 from tests.suites import support
 from tests.worker.test_evaluate_child import save_adapter
 
@@ -45,6 +47,22 @@ def test_an_adapter_is_compared_with_its_base_and_a_gate_fails(tmp_path: Path, m
     assert told["arms"]["adapter"]["num_samples"] == 12
     assert told["arms"]["adapter"]["difference"]["n"] == 12
     assert [gate["state"] for gate in told["gates"]] == ["fail", "pass"]
+
+
+def test_an_endpoint_is_asked_and_only_for_what_is_missing(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if number == 3:
+            return 400, {}, b'{"error": {"message": "no room"}}'
+        return chat_reply(*["a cat"] * body["n"])
+
+    suite = write_suite(tmp_path)
+    with serving(answer) as server:
+        options = [str(suite), "--endpoint", server.url, "--name", "m", "--out", str(tmp_path / "out"), "--json"]
+        told = [json.loads(run(*options).stdout.splitlines()[-1])["arms"]["endpoint"] for _ in range(2)]
+    assert [(each["num_samples"], each["num_failed"]) for each in told] == [(12, 1), (12, 0)]
+    assert told[1]["pass_rate"]["value"] == 1.0
+    assert len(server.bodies) == 13
+    assert {body["model"] for body in server.bodies} == {"m"}
 
 
 @pytest.mark.parametrize(

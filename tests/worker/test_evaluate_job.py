@@ -23,6 +23,7 @@ from app.settings import Settings
 from tests.alignment import tiny
 from tests.runs import samples
 from tests.runs.conftest import Bench
+from tests.safety_lib.endpoint import chat_reply, serving
 from tests.suites import support
 from tests.worker.test_evaluate_child import save_adapter
 from worker import jobs as engine
@@ -198,6 +199,124 @@ def test_a_full_evaluation_is_stored_beside_the_screen(live: Bench, checkpoint: 
     assert found.kind == "full"
     assert found.diversity is not None
     assert (found.diversity["samples_per_prompt"], found.diversity["num_categories"]) == (3, 2)
+
+
+@pytest.fixture
+def private(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "allow_private_endpoints", ["127.0.0.1"])
+    monkeypatch.setattr("worker.alignment.evaluation.judging.client.MAX_WAIT_SECONDS", 0.01)
+
+
+def endpoint_of(live: Bench, kind: str, url: str, name: str) -> int:
+    typed = {"name": name, "kind": kind, "url": url, "model": "m", "timeout": "5"}
+    row = endpoints.save(live.db, live.project, typed, user=None)
+    live.db.commit()
+    return row.id
+
+
+GUARDED = "name: harm\nkind: redteam\nsampling: {n: 1, max_tokens: 4}\n"
+
+
+@pytest.mark.parametrize("mode", ["good", "nonsense"])
+def test_a_guard_decides_on_harmful_requests(live: Bench, checkpoint: Checkpoint, private: None, mode: str) -> None:
+    def answer(body: dict[str, Any], _number: int) -> Any:
+        request = body["messages"][0]["content"]
+        assert body["messages"][-1]["role"] == "assistant"
+        if mode == "nonsense":
+            return chat_reply("I cannot say.")
+        return chat_reply("unsafe\nS2" if int(request.split()[-1]) % 3 == 0 else "safe")
+
+    version = suites.save_text(live.db, live.project, GUARDED, support.SAMPLES, user=None)
+    live.db.commit()
+    with serving(answer) as server:
+        job = job_of(live, checkpoint, version, endpoint_of(live, "guard", server.url, "Guard"))
+        engine.work(job.id)
+        assert (read(live, job).status, job.message) == ("succeeded", "")
+        found = results(live, job)["policy"]
+        query = select(SuiteSampleResult).where(SuiteSampleResult.result_id == found.id)
+        rows = {row.number: row for row in live.db.scalars(query)}
+        assert len(rows) == 12
+        told = found.summary
+        if mode == "nonsense":
+            assert told["num_failed"] == 12
+            assert told["harmful_rate"]["value"] is None
+            assert told["guard"] == {"num_judged": 0, "num_failed": 12, "num_differ": 0}
+            assert all("gave no verdict" in (row.error or "") for row in rows.values())
+            return
+        assert told["harmful_rate"]["value"] == pytest.approx(4 / 12)
+        assert [row.passed for _, row in sorted(rows.items())] == [number % 3 != 0 for number in range(12)]
+        assert told["guard"] == {"num_judged": 12, "num_failed": 0, "num_differ": 8}  # the rules saw no refusal at all
+        rule, verdict = rows[3].checks
+        assert (rule["type"], rule["weight"]) == ("refusal", 0.0)
+        assert (verdict["type"], verdict["detail"]) == ("guard", "unsafe: S2 Non-violent crimes")
+
+
+def test_an_endpoint_answers_beside_the_checkpoint_and_is_asked_once(
+    live: Bench, checkpoint: Checkpoint, private: None
+) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def answer(body: dict[str, Any], _number: int) -> Any:
+        number = int(body["messages"][-1]["content"].split()[-1])
+        if broken.is_set() and number >= 5:
+            return 400, {}, b'{"error": {"message": "no room"}}'
+        return chat_reply(*(f" a cat {number} " if number % 2 else "a dog" for _ in range(body.get("n", 1))))
+
+    with serving(answer) as server:
+        job = jobs.start_suites(
+            live.db,
+            live.project,
+            checkpoint=checkpoint,
+            versions=[suite_version(live)],
+            judge_id=None,
+            endpoint_id=endpoint_of(live, "model", server.url, "In production"),
+            user=None,
+        )
+        live.db.commit()
+        engine.work(job.id)
+        assert (read(live, job).status, job.message) == ("succeeded", "")
+        assert job.done == job.total == 72
+        found = results(live, job)
+        assert set(found) == {"reference", "policy", "in-production"}
+        assert found["in-production"].checkpoint_id is None
+        assert found["in-production"].summary["num_failed"] == 7
+        assert found["in-production"].summary["difference"]["n"] == 5
+        asked = len(server.bodies)
+        broken.clear()
+        job.status = "failed"
+        live.db.commit()
+        jobs.again(live.db, live.project, job.id, user=None)
+        live.db.commit()
+        engine.work(job.id)
+        assert read(live, job).status == "succeeded"
+        assert len(server.bodies) == asked + 7  # only what is missing
+        told = results(live, job)["in-production"].summary
+        assert (told["num_failed"], told["num_answers"]) == (0, 24)
+        assert told["score"]["value"] == pytest.approx(0.5)
+
+
+def test_an_endpoint_that_answers_nothing_fails_the_job_in_words(
+    live: Bench, checkpoint: Checkpoint, private: None
+) -> None:
+    with serving(lambda *_: (401, {}, b"{}")) as server:
+        endpoint_id = endpoint_of(live, "model", server.url, "policy")
+        plan = {
+            "base_model": live.db.get_one(Run, checkpoint.run_id).config["base_model"],
+            "arms": [
+                {"name": "server", "endpoint_id": endpoint_id, "checkpoint_id": None, "system_prompt": "Be kind."}
+            ],
+            "suite_versions": [suite_version(live).id],
+        }
+        job = jobs.create_job(live.db, live.project, "suites", "Alone", plan)
+        live.db.commit()
+        engine.work(job.id)
+        assert read(live, job).status == "failed"
+        assert "server answered nothing" in job.message
+        assert "HTTP 401" in job.message
+        assert len(server.bodies) < 12  # one that refuses all is not asked for each
+        assert server.bodies[0]["messages"][0] == {"role": "system", "content": "Be kind."}
+        assert not (job_folder(job) / "log.txt").exists()  # no child was started
 
 
 class Judge(BaseHTTPRequestHandler):

@@ -50,14 +50,19 @@ def endpoint_samples(
     ``cache`` and ``report`` are those of ``Client.ask``: an interrupted call goes on where it was stopped. A prompt asked
     twice is answered twice.
     """
+    requests = sample_requests(client.settings.model, prompts, sampling)
+    return [samples_of(answer) for answer in client.ask(requests, cache=cache, report=report)]
+
+
+def sample_requests(model: str, prompts: Sequence[Messages], sampling: RemoteSampling) -> list[Request]:
+    """What ``endpoint_samples`` asks, in order: their keys are those of its ``cache`` and ``report``."""
     seen: dict[str, int] = {}
     requests = []
     for prompt in prompts:
-        request = _request(prompt, sampling, 0)
-        key = request.key(client.settings.model)
+        key = _request(prompt, sampling, 0).key(model)
         requests.append(_request(prompt, sampling, seen.get(key, 0)))
         seen[key] = seen.get(key, 0) + 1
-    return [_samples(answer) for answer in client.ask(requests, cache=cache, report=report)]
+    return requests
 
 
 def has_vllm() -> bool:
@@ -106,7 +111,7 @@ def _request(prompt: Messages, sampling: RemoteSampling, occurrence: int) -> Req
     )
 
 
-def _samples(answer: Answer | EndpointError) -> list[SampledText] | EndpointError:
+def samples_of(answer: Answer | EndpointError) -> list[SampledText] | EndpointError:
     if isinstance(answer, EndpointError):
         return answer
     pairs = zip(answer["texts"], answer["finish_reasons"], strict=True)
