@@ -21,7 +21,7 @@ from worker.alignment.evaluation.paired import paired_difference
 from worker.alignment.evaluation.suites.scoring import DECIDES, Answer, means
 
 SIMILARITY = ("similarity_normalised", "similarity_gated", "similarity")
-"""The first of these that a category has is its similarity."""
+"""The first of these that a category has under every arm is its similarity: a raw and a normalised one are not compared."""
 AUC_NAME = "AUC within the prompt on held-out votes"
 
 
@@ -183,12 +183,16 @@ def _diversity_measure(db: Session, comparison: Comparison, files: Sequence[ArmF
             EvaluationCategory.open_ended.is_(True),
         )
     )
-    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    measured: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for checkpoint_id, category, metrics in db.execute(query):
-        found = next((metrics[key] for key in SIMILARITY if key in metrics), None)
-        if found is not None:
-            scores[checkpoints[checkpoint_id]][category] = -float(found["policy"])
-            scores["reference"].setdefault(category, -float(found["reference"]))
+        measured[category][checkpoints[checkpoint_id]] = metrics
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for category, found in measured.items():
+        key = next((key for key in SIMILARITY if all(key in metrics for metrics in found.values())), None)
+        if key is not None:
+            for name, metrics in found.items():
+                scores[name][category] = -float(metrics[key]["policy"])
+                scores["reference"].setdefault(category, -float(metrics[key]["reference"]))
     return Measure(
         key="diversity",
         name="Diversity kept",
