@@ -111,6 +111,11 @@ def collapse_sentence(diversity: dict[str, Any], levels: Sequence[tuple[str, str
 
 
 def _without_alarm(diversity: dict[str, Any], figure: str) -> str:
+    num_open, compared = diversity.get("num_open_prompts"), diversity.get("num_compared_prompts")
+    if num_open == 0:
+        return f"No category is open-ended: with one right answer likeness is accuracy, so nothing tells of a collapse. Similarity changed by {figure}."
+    if num_open and compared is not None and 2 * compared < num_open and not diversity.get("style_shift"):
+        return f"Not enough evidence: {num(compared)} of {plural(num_open, 'open-ended prompt')} have samples of one quality in both arms; among those similarity changed by {figure}."
     if diversity.get("style_shift"):
         raw = diversity["overall"]["similarity"]["change"]
         return f"A style spread, nothing collapsed: raw similarity rose by {num(raw, 3)}, among samples of the same quality it changed by {figure}."

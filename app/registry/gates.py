@@ -248,6 +248,11 @@ def _diversity(measured: dict[str, Any] | None, alarms: Sequence[EvaluationAlarm
     outcomes: list[tuple[bool, Outcome, str]] = [
         (bool(critical), "fail", critical),
         (bool(broken := _degenerate(overall)), "fail", broken),
+        (
+            measured.get("num_open_prompts") == 0,
+            "missing",
+            "no open-ended category: with one right answer likeness is accuracy",
+        ),
         (risen and fewer, "fail", counted),
         (not bounded, "missing", f"{counted}; too few prompts for an interval"),
         (raised > 0, "missing", f"{plural(raised, 'open alarm')}; {counted}"),

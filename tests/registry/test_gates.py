@@ -196,3 +196,10 @@ def test_open_alarms(alarms: list[EvaluationAlarm], state: str) -> None:
     found = gate("diversity", alarms=alarms)
     assert found.state == state
     assert ("Loops rose to 9.0 %." in found.evidence) is (state == "fail")
+
+
+def test_controls_alone_are_no_evidence_of_a_collapse() -> None:
+    collapsed = metrics() | {"similarity": contrast(0.3, 0.7, 0.02), "distinct_k": contrast(3.0, 1.2, 0.1)}
+    assert gate("diversity", overall=collapsed).state == "fail"
+    held = Evaluation(heldout=heldout(), diversity={"overall": collapsed, "num_open_prompts": 0})
+    assert gate("diversity", evaluation=held).state == "missing"
