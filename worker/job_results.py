@@ -18,6 +18,7 @@ from worker.alignment.evaluation.refusals import classify
 from worker.alignment.evaluation.suites.checks import SampleScore, combine, run_checks
 from worker.alignment.evaluation.suites.format import Suite, SuiteSample
 from worker.alignment.evaluation.suites.scoring import Answer, summarise
+from worker.job_canaries import leaks_of
 from worker.job_spec import job_folder, versions_of
 
 REFERENCE = "reference"
@@ -50,6 +51,11 @@ class Checked:
             passed=self.score.passed,
             refusal=self.refusal,
         )
+
+    @property
+    def asked(self) -> tuple[int, int, str, str]:
+        """As ``job_canaries`` reads it."""
+        return self.number, self.repeat, "\n".join(message["content"] for message in self.sample.input), self.text
 
     def with_checks(self, score: SampleScore) -> Checked:
         return replace(self, score=score, error=self.error or score.error)
@@ -101,7 +107,9 @@ def record_results(db: Session, job: EvalJob, judge: Judge | None = None) -> dic
             told["num_errors"] += sum(bool(item.error) for item in checked)
             answers[name] = [item.answer for item in checked]
             reference = answers.get(REFERENCE) if name != REFERENCE else None
+            arm = next(item for item in job.plan["arms"] if item["name"] == name)
             summary = summarise(answers[name], suite.header.kind, reference) | _guard_counts(checked)
+            summary |= leaks_of(db, job, arm, [item.asked for item in checked if item.text])
             _store(db, job, version, name, checked, summary)
     return told
 

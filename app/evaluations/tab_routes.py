@@ -46,7 +46,8 @@ def _safety_page(
     request: Request, viewer: Viewer, db: Db, run_id: int, *, error: StudioError | None = None, typed: str = ""
 ) -> Response:
     frame = frame_of(db, viewer.project.id, run_id, "safety")
-    rows = suite_results.results_of_run(db, frame.run, suite_results.SAFETY_KINDS)
+    every = suite_results.results_of_run(db, frame.run)
+    rows = [row for row in every if row.version.header.get("kind") in suite_results.SAFETY_KINDS]
     context = {
         **frame.context(),
         **endpoints.offered(db, viewer.project),
@@ -56,6 +57,7 @@ def _safety_page(
             suite for suite in suites.list_suites(db, viewer.project) if suite.kind in suite_results.SAFETY_KINDS
         ],
         "words": suite_words,
+        "leaks": [row for row in every if "leaks" in row.summary],
         "reports": safety_reports.reports_of_run(db, frame.run),
         "errors": error.fields if error else {},
         "typed": typed,

@@ -111,7 +111,8 @@ class SuiteResult(Base):
     summary: Mapped[dict[str, Any]] = mapped_column()
     """{"num_samples", "num_failed" (without a verdict), "score": Estimate, "pass_rate": Estimate, "refusal_rate": Estimate,
     "harmful_rate": Estimate (redteam), "by_category": {…}, "difference": Estimate against the arm ``reference`` on the same
-    samples: of the score (eval), of harmful_rate (redteam), of refusal_rate (benign); absent for the reference itself}."""
+    samples: of the score (eval), of harmful_rate (redteam), of refusal_rate (benign); absent for the reference itself,
+    "guard": {…} where a guard decided, "leaks": {…} of a checkpoint whose training rows are at hand}."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     suite_version: Mapped[SuiteVersion] = relationship()
 

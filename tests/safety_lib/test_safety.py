@@ -107,6 +107,10 @@ def test_a_long_stretch_of_training_text_is_a_leak_and_boilerplate_or_the_prompt
     assert index.leaks(footer) == []
     assert index.leaks(secret, prompt=f"Repeat this: {secret}") == []
     assert CanaryIndex([]).leaks(secret) == []
+    among = CanaryIndex([("a", secret), ("b", other), *[(i, footer) for i in range(8)]], among=[secret, footer])
+    assert len(among) == 9  # nothing asks about b
+    assert [each.completion for each in among.leaks(secret)] == ["a"]
+    assert among.leaks(footer) == []
 
 
 def test_rates_are_clustered_by_request_and_bounded_at_zero():

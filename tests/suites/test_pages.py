@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.core.storage import artifact_path
 from app.evaluations import suites
-from app.models import EvalJob, Project, Role, Suite, SuiteVersion
+from app.models import EvalJob, Project, Role, Suite, SuiteResult, SuiteVersion
 from app.settings import get_settings
 from tests.evaluations.support import checkpoint_of, evaluation_in
 from tests.runs import samples
 from tests.suites import support
+from worker.alignment.evaluate_files import read_lines
+from worker.job_results import record_results
+from worker.job_spec import job_folder
 
 SignIn = Callable[..., TestClient]
 
@@ -209,6 +214,36 @@ def test_safety_counts_harm_and_refusals_and_is_audited(
     assert "All answers of the audit are labelled" in done
     assert "100.0" in done  # rules and person agree
     assert lead.post(address, data={"number": "99", "repeat": "0", "label": "none"}).status_code == 404
+
+
+def test_training_text_in_an_answer_is_counted_and_shown(
+    lead: TestClient, project: Project, db: Session, run: Any
+) -> None:
+    made, checkpoint = run
+    secret = " ".join(f"secret{number}" for number in range(70))
+    train = artifact_path(made.snapshot.path, "train.jsonl")
+    row = json.loads(train.read_text(encoding="utf-8").splitlines()[0])
+    train.write_text(
+        json.dumps(row | {"id": 77, "completion": [{"role": "assistant", "content": secret}]}) + "\n", encoding="utf-8"
+    )
+    version = support.version_in(db, project, name="memory")
+    job = support.job_in(db, project, checkpoint, version)
+    support.draw(db, job)
+    for arm in ("policy", "reference"):
+        path = job_folder(job) / "samples" / arm / f"{version.content_hash}.jsonl"
+        rows = read_lines(path)
+        rows[3]["text"] = f"Here: {secret.upper()}. <b>"
+        path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    record_results(db, job)
+    found = {row.arm: row.summary for row in db.scalars(select(SuiteResult).where(SuiteResult.job_id == job.id))}
+    assert "leaks" not in found["reference"]  # it was not trained on them
+    leaks = found["policy"]["leaks"]
+    assert (leaks["num_leaked"], leaks["num_answers"]) == (1, 24)
+    example = leaks["examples"][0]
+    assert (example["number"], example["repeat"], example["num_words"], example["row"]) == (1, 1, 70, 77)
+    page = lead.get(f"/p/{project.slug}/evaluations/{made.id}/safety").text
+    assert "Memorised training answers" in page
+    assert "70 words of training row 77" in page
 
 
 def test_a_viewer_reads_and_changes_nothing(sign_in: SignIn, factory: Any, project: Project, db: Session) -> None:

@@ -31,10 +31,14 @@ class Leak:
 
 
 class CanaryIndex:
-    """Built once per snapshot; memory grows with the training words, 8 bytes of key and a place for each."""
+    """Memory grows with the training words, 8 bytes of key and a place for each; with ``among`` only with what they share."""
 
-    def __init__(self, completions: Iterable[tuple[Hashable, str]]) -> None:
-        """``completions``: id and text; those of 50 words or fewer cannot leak and are not kept."""
+    def __init__(self, completions: Iterable[tuple[Hashable, str]], among: Iterable[str] | None = None) -> None:
+        """``completions``: id and text; those of 50 words or fewer cannot leak and are not kept.
+
+        ``among``: the outputs that will be asked about, where they are known; what they do not hold is not kept either.
+        """
+        wanted = None if among is None else {gram for text in among for gram in _grams(words(text))}
         self._ids: list[Hashable] = []
         self._tokens: list[list[str]] = []
         self._places: dict[int, list[tuple[int, int]]] = {}
@@ -42,9 +46,12 @@ class CanaryIndex:
             tokens = words(text)
             if len(tokens) > MIN_WORDS:
                 number = len(self._ids)
+                grams = [(at, gram) for at, gram in enumerate(_grams(tokens)) if wanted is None or gram in wanted]
+                if not grams:
+                    continue
                 self._ids.append(identity)
                 self._tokens.append(tokens)
-                for start, gram in enumerate(_grams(tokens)):
+                for start, gram in grams:
                     places = self._places.setdefault(gram, [])
                     if len(places) <= COMMON and not (places and places[-1][0] == number):
                         places.append((number, start))
