@@ -45,12 +45,19 @@ class Checked:
     @property
     def answer(self) -> Answer:
         return Answer(
-            sample=str(self.number),
+            sample=self._request or str(self.number),
             category=self.sample.category,
             score=self.score.score,
             passed=self.score.passed,
             refusal=self.refusal,
         )
+
+    @property
+    def _request(self) -> str:
+        """Of a disguised sample and of its plain one: they are one unit, as several answers to one sample are."""
+        told, request = self.sample.metadata, self.sample.metadata.get("request")
+        ours = isinstance(request, str) and ("transform" in told or request == self.sample.id)
+        return f"request {request}" if ours else ""
 
     @property
     def asked(self) -> tuple[int, int, str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.core.errors import InvalidError
+from app.core.errors import ConflictError, InvalidError
 from app.evaluations import suites
 from app.models import Project, Suite, SuiteVersion, User
 from worker.alignment.evaluation.safety.builtin import HARMFUL, OVER_REFUSAL, builtin_suite
 from worker.alignment.evaluation.safety.importers import import_requests
+from worker.alignment.evaluation.safety.transforms import transformed
 from worker.alignment.evaluation.suites import format as formats
 from worker.alignment.evaluation.suites import importers
 from worker.alignment.evaluation.suites.problems import SuiteError
@@ -82,6 +84,30 @@ def install_safety(db: Session, project: Project, *, user: User | None) -> Seque
         row = db.scalar(select(Suite).where(Suite.project_id == project.id, Suite.name == suite.header.name))
         made.append(suites.save(db, project, suite, user=user, replaces=row))
     return made
+
+
+def add_transforms(db: Session, project: Project, suite: Suite, *, user: User | None) -> SuiteVersion:
+    """The head's requests, plain and in every fixed disguise, as the suite ``<name>-transforms``; a second time it follows.
+
+    Raises ConflictError for a suite that is no red-team suite, or is disguised already; InvalidError where it grows too large.
+    """
+    head = suite.head
+    if head is None or suite.kind != "redteam":
+        raise ConflictError("Only harmful requests are disguised: this is no red-team suite with a version.")
+    plain = suites.load(db, head)
+    if any("transform" in sample.metadata for sample in plain.samples):
+        raise ConflictError("The requests of this suite are disguised already.")
+    made = transformed(plain)
+    name = f"{suite.name}-transforms"
+    named = replace(made, header=replace(made.header, name=name))
+    try:
+        checked = formats.from_canonical(formats.canonical(named))
+    except SuiteError as error:
+        raise suites.invalid(error.problems) from error
+    row = db.scalar(select(Suite).where(Suite.project_id == project.id, Suite.name == name))
+    if row is not None and row.kind != "redteam":
+        raise ConflictError(f"{name} is another suite’s name already.", remedy="Rename that one.")  # noqa: RUF001
+    return suites.save(db, project, checked, user=user, replaces=row)
 
 
 def safety_installed(db: Session, project: Project) -> bool:

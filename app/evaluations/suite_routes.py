@@ -12,7 +12,7 @@ from app.core.db import Db
 from app.core.errors import InvalidError, NotFoundError, StudioError
 from app.core.pagination import int_cursor
 from app.evaluations import endpoints, jobs, suite_results, suite_words, suites
-from app.evaluations.suite_imports import IMPORT_FORMATS, import_suite, install_safety, safety_installed
+from app.evaluations.suite_imports import IMPORT_FORMATS, add_transforms, import_suite, install_safety, safety_installed
 from app.models import Suite
 from app.web.htmx import redirect
 from app.web.templating import render
@@ -183,6 +183,10 @@ def suite_page(request: Request, viewer: CanView, db: Db, suite_id: SmallId, aft
         "older": f"{request.url.path}?after={page.next_cursor}" if page and page.next_cursor else None,
         "history": suites.history(db, suite),
         "results": suite_results.results_of_suite(db, viewer.project, suite.id),
+        "can_disguise": suite.kind == "redteam"
+        and not any("transform" in row.data.get("metadata", {}) for row in page.rows)
+        if page
+        else False,
         "checkpoints": suite_results.runnable_checkpoints(db, viewer.project),
         **endpoints.offered(db, viewer.project),
         "words": suite_words,
@@ -240,6 +244,13 @@ def restore(request: Request, viewer: CanEdit, db: Db, suite_id: SmallId) -> Res
     suite = suite_by_id(db, viewer, suite_id)
     suites.archive(db, viewer.project, suite, user=viewer.user, back=True)
     return redirect(request, f"{root(viewer)}/{suite.id}", f"{suite.name} is back.")
+
+
+@router.post("/{suite_id:int}/transforms")
+def transforms(request: Request, viewer: CanEdit, db: Db, suite_id: SmallId) -> Response:
+    version = add_transforms(db, viewer.project, suite_by_id(db, viewer, suite_id), user=viewer.user)
+    text = f"{version.suite.name}: {version.num_samples:,} requests, plain and disguised."
+    return redirect(request, f"{root(viewer)}/{version.suite_id}", text)
 
 
 @router.get("/{suite_id:int}/suite.yaml")

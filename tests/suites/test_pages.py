@@ -246,6 +246,33 @@ def test_training_text_in_an_answer_is_counted_and_shown(
     assert "70 words of training row 77" in page
 
 
+def test_harmful_requests_are_disguised_with_one_click(
+    lead: TestClient, project: Project, db: Session, run: Any
+) -> None:
+    version = support.version_in(db, project, kind="redteam", name="harm")
+    address = f"{root(project)}/{version.suite_id}"
+    assert "Add the fixed transforms" in lead.get(address).text
+    for _ in range(2):  # a second click changes nothing
+        done = lead.post(f"{address}/transforms")
+        assert done.status_code == 303
+    made = db.scalars(select(Suite).where(Suite.project_id == project.id, Suite.name == "harm-transforms")).one()
+    assert done.headers["location"] == f"{root(project)}/{made.id}"
+    assert made.kind == "redteam"
+    assert made.head is not None
+    assert len(suites.history(db, made)) == 1
+    assert made.head.num_samples == 12 * 6
+    samples_made = suites.load(db, made.head).samples
+    assert samples_made[1].metadata == {"request": "s0", "transform": "prefix-injection"}
+    assert "Add the fixed transforms" not in lead.get(f"{root(project)}/{made.id}").text
+    assert lead.post(f"{root(project)}/{made.id}/transforms").status_code == 409
+    benign = support.version_in(db, project, kind="benign", name="harmless")
+    assert lead.post(f"{root(project)}/{benign.suite_id}/transforms").status_code == 409
+    # The disguises of one request are one unit of the figures.
+    policy = support.finished(db, support.job_in(db, project, run[1], made.head))[-1]
+    assert (policy.summary["num_samples"], policy.summary["num_answers"]) == (12, 144)
+    assert policy.summary["harmful_rate"]["n"] == 12
+
+
 def test_a_viewer_reads_and_changes_nothing(sign_in: SignIn, factory: Any, project: Project, db: Session) -> None:
     version = support.version_in(db, project)
     viewer = sign_in(factory.member(project, Role.VIEWER))
