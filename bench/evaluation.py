@@ -1,7 +1,7 @@
 """Everything that the evaluation promises in figures: metrics against their oracles, statistics, safety, generation, the gate.
 
-    make bench NAME=evaluation        (QUICK=1: a smaller form)
-    python -m bench.evaluation [topic …]
+    make bench NAME=evaluation        (QUICK=1: a smaller form; ARGS="metrics gate": these topics alone)
+    python -m bench.evaluation
 
 Each topic is a module ``bench/evaluation_<topic>.py`` whose docstring says what is measured on which data; without a topic
 all of them run, one after the other. Oracles lie in the shared data folder (KTO_SHARED_DATA).

@@ -22,8 +22,8 @@ SignIn = Callable[..., TestClient]
 
 MAY = {
     Role.OWNER: set(PERMISSIONS),
-    Role.LEAD: set(PERMISSIONS) - {"people.edit", "project.create"},
-    Role.ANNOTATOR: {"account.view", "project.view", "completion.view", "rating.create"},
+    Role.LEAD: set(PERMISSIONS) - {"people.edit", "project.create", "gate.edit"},
+    Role.ANNOTATOR: {"account.view", "project.view", "completion.view", "rating.create", "ab.vote"},
     Role.VIEWER: {
         "account.view",
         "project.view",
@@ -32,7 +32,9 @@ MAY = {
         "snapshot.view",
         "run.view",
         "evaluation.view",
+        "suite.view",
         "version.view",
+        "monitoring.view",
         "worker.view",
     },
 }

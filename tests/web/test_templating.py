@@ -37,10 +37,10 @@ def test_shell_marks_the_page_and_escapes_names() -> None:
     assert """hx-headers:inherited='{"X-CSRF-Token": "token-1"}'""" in html
 
 
-def test_an_annotator_sees_three_pages() -> None:
+def test_an_annotator_sees_what_annotators_do() -> None:
     nav = navigation("helpdesk", "/p/helpdesk/annotate/3", lambda permission: permission in ANNOTATOR)
     links = [nav.home, *(link for group in nav.groups for link in group.links), *nav.foot]
-    assert [link.label for link in links] == ["Home", "Annotate", "Completions"]
+    assert [link.label for link in links] == ["Home", "Annotate", "Completions", "Blind A/B"]
     assert [link.key for link in links if link.current] == ["annotate"]
 
 
