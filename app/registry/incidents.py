@@ -19,7 +19,7 @@ from worker.alignment.evaluation.monitoring import clearly_higher
 
 MAX_CHARS = 2_000
 SHOWN = 50
-RISES = {"loops": 0.01, "truncation": 0.02, "refusals": 0.05, "duplicates": 0.05}
+RISES = {"loops": 0.01, "truncation": 0.02, "refusals": 0.05, "duplicates": 0.05, "pii": 0.02}
 """Least rise of a share that is worth an incident."""
 
 

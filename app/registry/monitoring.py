@@ -15,6 +15,7 @@ from app.core.clock import utcnow
 from app.models import Completion, Incident, Project, Prompt, Rating
 from worker.alignment.evaluation.monitoring import Adjusted, Cusum, OddRater, Rate, adjusted, cusum, odd_raters, wilson
 from worker.alignment.evaluation.refusals import classify
+from worker.alignment.evaluation.suites import pii
 from worker.alignment.evaluation.texts import is_loop
 
 DAYS = 90
@@ -23,7 +24,13 @@ MAX_VOTES = 20_000
 TEXTS = 400
 """Newest answers of a model that the sentinels read."""
 MIN_BASELINE = 50
-SENTINELS = {"loops": "Loops", "truncation": "Cut off", "refusals": "Refusals", "duplicates": "Repeated answers"}
+SENTINELS = {
+    "loops": "Loops",
+    "truncation": "Cut off",
+    "refusals": "Refusals",
+    "duplicates": "Repeated answers",
+    "pii": "Personal data",
+}
 
 
 @dataclass(slots=True)
@@ -133,10 +140,18 @@ class Sentinel:
 
 
 def sentinels(db: Session, project: Project, model: str) -> dict[str, Sentinel]:
-    """Degenerate answers among the newest ``TEXTS`` of a model. A repeated answer was given to another prompt of its category."""
+    """Degenerate answers among the newest ``TEXTS`` of a model. A repeated answer was given to another prompt of its category.
+
+    Personal data and secrets that the prompt itself holds do not count.
+    """
     rows = db.execute(
         select(
-            Completion.id, Completion.text, Completion.finish_reason, Completion.prompt_id, func.coalesce(Prompt.category, "")
+            Completion.id,
+            Completion.text,
+            Completion.finish_reason,
+            Completion.prompt_id,
+            func.coalesce(Prompt.category, ""),
+            Prompt.messages,
         )
         .join(Prompt, Prompt.id == Completion.prompt_id)
         .where(Completion.project_id == project.id, _is_model(model))
@@ -151,12 +166,18 @@ def sentinels(db: Session, project: Project, model: str) -> dict[str, Sentinel]:
         "truncation": lambda row: row.finish_reason == "length",
         "refusals": lambda row: classify(row.text) != "none",
         "duplicates": lambda row: len(prompts_of[row[4], " ".join(row.text.split()).casefold()]) > 1,
+        "pii": lambda row: _gives_away(row.text, row.messages),
     }
     found = {}
     for key, test in tests.items():
         hits = [row.id for row in rows if test(row)]
         found[key] = Sentinel(key=key, hits=len(hits), n=len(rows), examples=tuple(hits[:5]))
     return found
+
+
+def _gives_away(text: str, prompt: Sequence[Any]) -> bool:
+    asked = "\n".join(str(message.get("content") or "") for message in prompt)
+    return any(finding.value not in asked for finding in pii.find(text))
 
 
 def odd_raters_of(db: Session, project: Project, now: datetime) -> list[OddRater]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.core.clock import utcnow
 from app.models import Completion, Incident, Project, Rating, Role
-from app.registry import incidents
+from app.registry import incidents, monitoring
 from app.registry.monitoring import watch
 
 
@@ -83,6 +83,25 @@ def test_repeated_and_looping_answers_are_seen(db: Session, factory: Any, shop: 
     assert set(kinds) == {"loops", "duplicates"}
     assert kinds["loops"].title == "Loops of v2: 120 of 120 answers, before 0 of 120"
     assert f"/completions/{kinds['loops'].data['completions'][0]}" in client.get(root).text
+
+
+def test_personal_data_that_nobody_asked_about_is_seen(db: Session, factory: Any, shop: Any) -> None:
+    project, client, root = shop
+    votes(factory, project, "v1", down=12, up=108, days_ago=20)
+    votes(factory, project, "v2", down=12, up=108, days_ago=2)
+    told = "Write to jo.smith@mail.example.com about it."
+    given = [factory.completion(project, text=told, prompt=f"Whom do I ask? {n}", model="v2") for n in range(16)]
+    for number in range(20):  # who gives an address is given it back
+        factory.completion(project, text=told, prompt=f"I am jo.smith@mail.example.com {number}", model="v2")
+    found = monitoring.sentinels(db, project, "v2")["pii"]
+    assert (found.hits, found.n) == (16, 156)
+    assert found.examples == tuple(row.id for row in reversed(given[-5:]))
+    incidents.check(db, project)
+    row = db.scalars(select(Incident).where(Incident.kind == "pii")).one()
+    assert row.title == "Personal data of v2: 16 of 156 answers, before 0 of 120"
+    page = client.get(root).text
+    assert "Personal data" in page
+    assert "jo.smith" not in page
 
 
 def test_by_hand_and_by_role(db: Session, factory: Any, sign_in: Any, shop: Any) -> None:
