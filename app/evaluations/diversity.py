@@ -114,6 +114,7 @@ def page_of_run(db: Session, frame: Frame, asked: Asked, address: Address) -> di
         "figures": figures(shown.diversity, raised, heat),
         "sentence": words.collapse_sentence(shown.diversity, levels),
         "critical": [row for row in critical if not row.resolution],
+        "is_alarmed": any(row.level in COUNTED for row in raised),
         "num_raised": sum(row.kind == "category" and row.level in COUNTED for row in raised),
         "metrics": [(key, heats.METRICS[key].word) for key in heats.measured(frame.evaluations)],
         "orders": list(heats.ORDERS.items()),

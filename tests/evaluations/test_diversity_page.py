@@ -256,6 +256,12 @@ def test_a_style_that_spreads_is_no_alarm(lead: Any, factory: Any, tmp_path: Pat
     assert "A style spread, nothing collapsed: raw similarity rose by 0.206" in page
     assert "Style shift, not an alarm" in page
     assert "0 open" in page
+    later = large.result(160, 0.0, scale=7) | {"alarms": [large.critical(160)]}
+    later["diversity"] |= {"style_shift": True}
+    record_screen(db, run=run, checkpoint=checkpoint_of(factory, run, 160), data=later, attempt_dir=tmp_path)
+    page = client.get(f"/p/{project.slug}/evaluations/{run.id}/diversity").text
+    assert "Critical at step 160" in page
+    assert "Style shift, not an alarm" not in page
 
 
 def test_results_from_before_tests_were_told_still_show(lead: Any, factory: Any, tmp_path: Path) -> None:
