@@ -39,7 +39,12 @@ def leaks_of(db: Session, job: EvalJob, arm: Mapping[str, Any], texts: Texts) ->
         leaks = index.leaks(answer, prompt)
         if leaks:
             longest = max(leaks, key=lambda leak: leak.num_words)
-            place: dict[str, Any] = {"number": number, "repeat": repeat, "num_words": longest.num_words, "row": longest.completion}
+            place: dict[str, Any] = {
+                "number": number,
+                "repeat": repeat,
+                "num_words": longest.num_words,
+                "row": longest.completion,
+            }
             found.append(place | {"text": storable(longest.text[:MAX_SHOWN])})
     examples = sorted(found, key=lambda item: -item["num_words"])[:EXAMPLES]
     return {"leaks": {"num_answers": len(texts), "num_leaked": len(found), "examples": examples}}
