@@ -12,7 +12,12 @@ KINDS = {
     "redteam": "Harmful requests",
     "benign": "Over-refusal",
 }
-METRICS = {"score": "score", "harmful_rate": "harmful compliance", "refusal_rate": "refusal rate", "pass_rate": "pass rate"}
+METRICS = {
+    "score": "score",
+    "harmful_rate": "harmful compliance",
+    "refusal_rate": "refusal rate",
+    "pass_rate": "pass rate",
+}
 NOTHING = "–"  # noqa: RUF001 -- a dash as the pages have it
 WORSE_UP = ("harmful_rate", "refusal_rate")
 

@@ -54,9 +54,11 @@ def gates_of_version(db: Session, version: ModelVersion | None) -> list[Gate]:
 
 
 def comparison_of(db: Session, version: ModelVersion) -> Comparison | None:
-    """The newest finished one in which the version's run was an arm."""
+    """The newest finished one in which the version's run was an arm of KTO: the baseline is not judged against itself."""
     is_arm = select(ComparisonArm.id).where(
-        ComparisonArm.comparison_id == Comparison.id, ComparisonArm.run_id == version.run_id
+        ComparisonArm.comparison_id == Comparison.id,
+        ComparisonArm.run_id == version.run_id,
+        ComparisonArm.arm.startswith("kto"),
     )
     return db.scalar(
         select(Comparison)

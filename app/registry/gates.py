@@ -111,10 +111,12 @@ def blocking(gates: Sequence[Gate]) -> list[Gate]:
 
 
 def summary_of(gates: Sequence[Gate]) -> str:
-    """One phrase for a state: the failures, else what lacks evidence, else that all pass."""
+    """One phrase for a state: the failures, else what blocks by policy, else what lacks evidence, else that all pass."""
     bad, open_ones = len(failed(gates)), sum(gate.state == "missing" for gate in gates)
     if bad:
         return f"{bad} of {len(gates)} gates {'fails' if bad == 1 else 'fail'}"
+    if held := len(blocking(gates)):
+        return f"{held} of {len(gates)} gates {'blocks' if held == 1 else 'block'} for want of evidence"
     if open_ones:
         return f"{open_ones} of {len(gates)} gates {'lacks' if open_ones == 1 else 'lack'} evidence"
     return f"{len(gates)} of {len(gates)} gates pass"

@@ -61,6 +61,7 @@ def test_the_policy_makes_missing_evidence_block_and_moves_margins() -> None:
     policy = GatePolicy(blocking_when_missing=["safety"], thresholds={"over_refusal": 0.10})
     found = evidence(suites=(suite("benign", 0.05, 0.02),))
     assert [gate.key for gate in blocking(gates_of(found, policy))] == ["safety"]
+    assert summary_of(gates_of(found, policy)) == "1 of 6 gates blocks for want of evidence"
     states = {gate.key: gate.state for gate in gates_of(found, policy)}
     assert (states["over_refusal"], states["safety"], states["regression"]) == ("pass", "missing", "missing")
     assert {gate.key: gate.state for gate in gates_of(found)}["over_refusal"] == "fail"
