@@ -10,19 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.db import session_scope
-from app.core.errors import InvalidError
+from app.core.errors import InvalidError, StudioError
 from app.core.storage import artifact_path
 from app.evaluations import service
-from app.models import Checkpoint, EvalJob, Evaluation, Run
+from app.evaluations.endpoints import client_of
+from app.models import Checkpoint, Endpoint, EvalJob, Evaluation, Run
 from app.runs import diversity_suites
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.evaluate_files import read_lines
 from worker.alignment.evaluation.assess import assess
-from worker.alignment.evaluation.diversity import PromptSamples, SampledText
+from worker.alignment.evaluation.diversity import Embed, PromptSamples, SampledText
+from worker.alignment.evaluation.judging.wire import EndpointError
 from worker.alignment.evaluation.quality import LabelModel, fit_label_model
+from worker.alignment.evaluation.semantic import endpoint_embed
 from worker.alignment.jobs import JobSuite
 from worker.job_spec import job_folder, run_of
 
@@ -77,8 +81,12 @@ def _prompts(db: Session, run: Run, config: AlignmentConfig) -> Iterable[dict[st
     return [{"category": row["category"], "messages": row["prompt"]} for row in rows if row.get("category")]
 
 
-def finish_full(job_id: int) -> None:
-    """Measure the samples and store them as the checkpoint's full evaluation."""
+def finish_full(job_id: int) -> dict[str, Any]:
+    """Measure the samples and store them as the checkpoint's full evaluation.
+
+    Where the project has an endpoint for embeddings the samples' meanings are compared as well; one that does not answer
+    costs that figure alone, and the job's result says why.
+    """
     with session_scope() as db:
         job = db.get_one(EvalJob, job_id)
         checkpoint = db.get_one(Checkpoint, job.checkpoint_id)
@@ -87,11 +95,13 @@ def finish_full(job_id: int) -> None:
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         config = AlignmentConfig.from_json(run.config, drop_unknown=True)
         paired = paired_samples(folder, spec["suites"][0])
+        vectors, told = _vectors(db, run.project_id, paired)
         found, alarms = assess(
             paired,
             word_limit=config.evaluation.word_limit,
             seed=config.evaluation.seed,
             label_model=_label_model(artifact_path(run.snapshot.path, "train.jsonl")),
+            embed=vectors,
         )
         screen = (
             db.query(Evaluation)
@@ -108,6 +118,23 @@ def finish_full(job_id: int) -> None:
         }
         _write_samples(folder, spec["suites"][0])
         service.record_full(db, run=run, checkpoint=checkpoint, data=data, folder=folder)
+    return told
+
+
+def _vectors(db: Session, project_id: int, paired: list[PromptSamples]) -> tuple[Embed | None, dict[str, Any]]:
+    """The project's newest encoder, asked before anything is measured; and what the job tells of it."""
+    kind = (Endpoint.project_id == project_id, Endpoint.kind == "embeddings")
+    endpoint = db.scalar(select(Endpoint).where(*kind).order_by(Endpoint.id.desc()).limit(1))
+    if endpoint is None:
+        return None, {}
+    texts = list(dict.fromkeys(sample.text for prompt in paired for sample in prompt.both))
+    try:
+        with client_of(endpoint) as client:
+            found = endpoint_embed(client)(texts)
+    except (EndpointError, StudioError) as error:
+        return None, {"semantic": f"{endpoint.name} gave no vectors: {error.message}"}
+    place = {text: number for number, text in enumerate(texts)}
+    return (lambda wanted: found[[place[text] for text in wanted]]), {"semantic": f"By {endpoint.name}."}
 
 
 def _label_model(train: Path) -> LabelModel:

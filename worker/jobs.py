@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Attempt:
         told = self._store()
         if failure or failed_servers:
             raise FailedError(failure or failed_servers)
-        self._finish_kind()
+        told |= self._kept(self._finish_kind)
         with session_scope() as db:
             if not leases.finish(db, self.job.id, self.job.attempt, status="succeeded", result=told):
                 raise LostError
@@ -174,17 +175,29 @@ class Attempt:
             self._phase, self._done, self._total = told["phase"], told["done"], told["total"]
 
     def _store(self) -> dict[str, Any]:
-        """Check and store what was drawn, the lease being kept by a thread: a judge may take its time."""
-        keeper = Keeper(self)
-        keeper.start()
-        try:
+        """Check and store what was drawn; a judge may take its time."""
+
+        def store() -> dict[str, Any]:
             with session_scope() as db:
                 job = db.get_one(EvalJob, self.job.id)
                 told = record_results(db, job, self._judge(job))
                 if keeper.lost:
                     raise LostError  # rolls back: another worker's rows count
+            return told
+
+        keeper = Keeper(self)
+        return self._kept(store, keeper)
+
+    def _kept(self, work: Callable[[], dict[str, Any]], keeper: Keeper | None = None) -> dict[str, Any]:
+        """Do it while a thread keeps the lease. Raises LostError where that was lost."""
+        keeper = keeper or Keeper(self)
+        keeper.start()
+        try:
+            told = work()
         finally:
             keeper.stop()
+        if keeper.lost:
+            raise LostError
         return told
 
     def _judge(self, job: EvalJob) -> Any:
@@ -194,15 +207,17 @@ class Attempt:
 
         return make_judge(job)
 
-    def _finish_kind(self) -> None:
+    def _finish_kind(self) -> dict[str, Any]:
+        """What a kind does with what was drawn; what it tells for the job's result."""
         if self.job.kind == "full":
             from worker.job_full import finish_full
 
-            finish_full(self.job.id)
+            return finish_full(self.job.id)
         if self.job.kind == "comparison":
             from worker.comparisons import finish
 
             finish(self.job.id)
+        return {}
 
 
 class Keeper(threading.Thread):

@@ -214,6 +214,35 @@ def endpoint_of(live: Bench, kind: str, url: str, name: str) -> int:
     return row.id
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_full_evaluation_compares_meanings_where_there_is_an_encoder(
+    live: Bench, checkpoint: Checkpoint, private: None, answers: bool
+) -> None:
+    from app.models import Evaluation
+
+    def answer(body: dict[str, Any], _number: int) -> Any:
+        vectors = [{"index": n, "embedding": [1.0, float(len(text))]} for n, text in enumerate(body["input"])]
+        return (200, {}, json.dumps({"data": vectors}).encode()) if answers else (400, {}, b"no")
+
+    run = live.db.get_one(Run, checkpoint.run_id)
+    plan = {
+        "base_model": run.config["base_model"],
+        "arms": [{"name": "reference", "checkpoint_id": None}, {"name": "policy", "checkpoint_id": checkpoint.id}],
+        "prompts_per_category": 2,
+        "samples_per_prompt": 3,
+    }
+    with serving(answer) as server:
+        endpoint_of(live, "embeddings", server.url, "Encoder")
+        job = jobs.create_job(live.db, live.project, "full", "More", plan, run_id=run.id, checkpoint_id=checkpoint.id)
+        live.db.commit()
+        engine.work(job.id)
+    assert read(live, job).status == "succeeded"
+    found = live.db.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint.id)).one()
+    assert found.diversity is not None
+    assert ("semantic" in found.diversity["overall"]) is answers
+    assert job.result["semantic"].startswith("By Encoder." if answers else "Encoder gave no vectors: ")
+
+
 GUARDED = "name: harm\nkind: redteam\nsampling: {n: 1, max_tokens: 4}\n"
 
 
