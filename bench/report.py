@@ -56,17 +56,17 @@ def row(
 ) -> Row:
     """``value`` is the median unless given (a 95th percentile, a total). At most one bound; NaN holds none."""
     median = statistics.median(samples)
-    told = median if value is None else value
-    holds = told >= at_least if at_least is not None else at_most is None or told <= at_most
+    told = float(median if value is None else value)  # numpy's numbers are no JSON
+    holds = bool(told >= at_least if at_least is not None else at_most is None or told <= at_most)
     return Row(
         name=name,
         value=told,
         unit=unit,
         must=_must(at_least, at_most),
         holds=holds,
-        median=median,
-        min=min(samples),
-        max=max(samples),
+        median=float(median),
+        min=float(min(samples)),
+        max=float(max(samples)),
         n=len(samples),
     )
 
