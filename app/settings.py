@@ -39,12 +39,16 @@ class Settings(BaseSettings):
     """At least 32 characters; signs CSRF tokens. Empty: made once and kept in <data_dir>/secrets."""
     session_hours: int = Field(24 * 14, ge=1)
     """How long a sign-in lasts."""
-    max_import_bytes: int = Field(256 * 1024 * 1024, ge=1)
-    """Largest file that an import accepts."""
+    max_import_bytes: int = Field(2 * 1024**3, ge=1)
+    """Largest file that an import accepts, also when it is unpacked."""
     max_request_bytes: int = Field(5 * 1024 * 1024, ge=1)
     """Largest body of an API request."""
     max_prompt_chars: int = Field(200_000, ge=1)
     """Longest prompt or completion that is stored, in characters."""
+    secret_key_rate: int = Field(6000, ge=1)
+    """Requests a minute with one secret API key, where the key says nothing else."""
+    publishable_key_rate: int = Field(600, ge=1)
+    """The same with one publishable key."""
     lease_seconds: int = Field(30, ge=1)
     """A worker that has not been heard of for so long loses its run to another attempt."""
     stop_grace_seconds: int = Field(60, ge=0)

@@ -1,97 +1,49 @@
-"""Feedback into PostgreSQL: batches of 500 items beside a bare INSERT of the same bytes; an annotator's verdict beside a commit.
+"""Everything that the collection promises in figures: ingest, annotation, lists and search, imports and exports.
 
-    make bench NAME=collection        (QUICK=1: under a minute)
+    make bench NAME=collection        (QUICK=1: a smaller form; ARGS="ingest lists": these topics alone)
     python -m bench.collection
 
-The bundled PostgreSQL with fsync, so that every commit is on disk. The floor is one multi-row INSERT of the items' JSON into a
-table of one text column, and a commit. "Parse" is the check of an item's fields, before it is stored. A verdict is claim +
-commit, decide + commit; its floor is two commits of a one-row update.
+Each topic is a module ``bench/collection_<topic>.py`` whose docstring says what is measured beside what; without a topic all of
+them run, one after the other. The bundled PostgreSQL with fsync, so that every commit is on disk; the load generator runs on
+the same cores. ``annotate`` installs Label Studio into an environment of its own.
 """
 
 from __future__ import annotations
 
-import json
+import importlib
 import sys
+import time
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-from sqlalchemy import text
+from bench.report import CannotRunError, Row, main, not_run
 
-from app.core.db import get_engine, new_session, session_scope
-from app.feedback.queue import decide, hold
-from app.feedback.queue_fill import default_queue
-from app.models import Project, User
-from bench.report import Row, interleave, main, percentile, ratios, row
-from bench.studio import BATCH, fill, items, make_project, raw_items, store, studio
+TOPICS = ("ingest", "annotate", "lists", "import", "export")
 
 
 def measure(quick: bool) -> Sequence[Row]:
-    with studio():
-        project, lead = make_project()
-        return ingest_rows(project, 6 if quick else 30) + verdict_rows(project, lead, 100 if quick else 500)
+    chosen = sys.argv[1:] or list(TOPICS)
+    unknown = [name for name in chosen if name not in TOPICS]
+    if unknown:
+        raise CannotRunError(f"{', '.join(unknown)}: no such topic; there are {', '.join(TOPICS)}")
+    found: list[Row] = []
+    # A process each: the connections of one topic's services must not outlive these.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name in chosen:
+            started = time.monotonic()
+            try:
+                found += pool.submit(_topic, name, quick).result()
+            except Exception as error:  # the hour that the others took is not thrown away
+                print(f"{name} could not run: {error}", file=sys.stderr, flush=True)
+                found.append(not_run(name, ""))
+            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return found
 
 
-def ingest_rows(project: Project, rounds: int) -> list[Row]:
-    """Starts with as many stored items as the rounds add, so that no index is empty."""
-    fill(project, BATCH * rounds, start=10_000_000)
-    raw = {number: raw_items(BATCH * (number + 1), BATCH) for number in range(-1, rounds)}
-    parsed = {number: items(batch) for number, batch in raw.items()}
-    bodies = {number: [json.dumps(each) for each in batch] for number, batch in raw.items()}
-    with get_engine().begin() as connection:
-        connection.execute(text("CREATE TABLE floor (id bigserial PRIMARY KEY, body text NOT NULL)"))
-    spent = interleave(
-        {
-            "parse": lambda number: items(raw[number]),
-            "ingest": lambda number: store(project, parsed[number]),
-            "floor": lambda number: _bare_insert(bodies[number]),
-        },
-        rounds,
-    )
-    rate = {name: [BATCH / seconds for seconds in samples] for name, samples in spent.items()}
-    return [
-        row("parse", "items/s", rate["parse"]),
-        row("ingest and commit", "items/s", rate["ingest"]),
-        row("bare INSERT of the same bytes", "items/s", rate["floor"]),
-        row("ingest / bare INSERT, time", "x", ratios(spent["ingest"], spent["floor"]), at_most=40),
-    ]
-
-
-def _bare_insert(bodies: list[str]) -> None:
-    connection: Any = get_engine().raw_connection()
-    try:
-        statement = f"INSERT INTO floor (body) VALUES {', '.join(['(%s)'] * len(bodies))}"
-        connection.cursor().execute(statement, bodies)
-        connection.commit()
-    finally:
-        connection.close()
-
-
-def verdict_rows(project: Project, lead: User, count: int) -> list[Row]:
-    fill(project, count + 10, labelled=False, start=20_000_000)
-    with session_scope() as db:
-        queue = default_queue(db, project)
-
-    def verdict(number: int) -> None:
-        with session_scope() as db:
-            slot = hold(db, queue, lead)[0].slot.id
-        with session_scope() as db:
-            assert decide(db, queue, lead, slot, number % 3 != 0) is not None
-
-    def floor(number: int) -> None:
-        for _ in range(2):
-            with new_session() as db:
-                db.execute(text("UPDATE floor SET body = :body WHERE id = 1"), {"body": str(number)})
-                db.commit()
-
-    spent = interleave({"verdict": verdict, "floor": floor}, count)
-    took = {name: [1000 * seconds for seconds in samples] for name, samples in spent.items()}
-    return [
-        row("claim and verdict, p50", "ms", took["verdict"]),
-        row("claim and verdict, p95", "ms", took["verdict"], value=percentile(took["verdict"], 0.95)),
-        row("two bare commits, p50", "ms", took["floor"]),
-        row("verdict / two bare commits", "x", ratios(spent["verdict"], spent["floor"])),
-    ]
+def _topic(name: str, quick: bool) -> list[Row]:
+    return list(importlib.import_module(f"bench.collection_{name}").rows(quick))
 
 
 if __name__ == "__main__":
-    sys.exit(main("collection", measure, packages=("sqlalchemy", "psycopg")))
+    sys.exit(main("collection", measure, packages=("fastapi", "uvicorn", "sqlalchemy", "psycopg", "redis", "pyarrow")))

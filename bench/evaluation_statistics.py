@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from bench.evaluation_pool import Pool, load, of_templates
 from bench.evaluation_simulated import World, blocks_of, look, null_arms, plant, prompts_of, shifted_arms, world
-from bench.report import Row, main, row
-from worker.alignment.evaluation.alarms import alarms_of
+from bench.report import Row, main, not_run, row
+from worker.alignment.evaluation.alarms import MARGIN, alarms_of
 from worker.alignment.evaluation.blocks import PromptBlock
 from worker.alignment.evaluation.collapse import category_tests
 from worker.alignment.evaluation.intervals import auc_estimate, clopper_pearson_upper, mean_interval
@@ -61,8 +61,13 @@ def _alarm_rows(pool: Pool, source: str, quick: bool) -> Iterator[Row]:
         )
         if make is _shifted_looks:
             yield row("style 50 -> 95 %: raw similarity rises by", "ROUGE-L", rises, at_least=0.02)
-            # told only where the raw rise passes the margin of 0.05, which depends on the pool
-            yield row("style 50 -> 95 %: told as a style shift", "share", shifts, value=float(np.mean(shifts)))
+            # Told where the raw rise passes the margin; how often it does depends on the pool.
+            told = [shift for shift, rise in zip(shifts, rises, strict=True) if rise >= MARGIN]
+            name = "style 50 -> 95 %: runs whose raw rise passes the margin that are told as a style shift"
+            if told:
+                yield row(name, "share", told, value=float(np.mean(told)), at_least=0.9)
+            else:
+                yield not_run(name, "share", at_least=0.9)
 
 
 def _null_looks(gated: World, seed: int) -> tuple[list[DiversityResult], list[Alarm]]:

@@ -14,6 +14,7 @@ import pkgutil
 from typing import Any
 
 from celery import Celery
+from celery.schedules import crontab
 from celery.signals import after_setup_logger, worker_ready, worker_shutdown, worker_shutting_down
 
 from app.core.logs import set_up_logs
@@ -26,6 +27,11 @@ from worker.supervisor import stop_all
 
 REAP_SECONDS = 5.0
 MONITOR_SECONDS = 300.0
+QUEUES_SECONDS = 180.0
+PENDING_SECONDS = 60.0
+INDEX_SECONDS = 5.0
+SWEEP_SECONDS = 1800.0
+ERASE_SECONDS = 60.0
 
 app = Celery("kto", broker=celery_url(get_settings().redis_url))
 app.conf.update(
@@ -47,10 +53,61 @@ app.conf.update(
             "schedule": REAP_SECONDS,
             "options": {"queue": QUEUE_TASKS, "expires": 2 * REAP_SECONDS},
         },
+        "pending": {
+            "task": "worker.tasks.pending.sweep",
+            "schedule": PENDING_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": PENDING_SECONDS},
+        },
+        "index": {
+            "task": "worker.tasks.search.index",
+            "schedule": INDEX_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": INDEX_SECONDS},
+        },
+        "index whole": {
+            "task": "worker.tasks.search.index",
+            "schedule": SWEEP_SECONDS,
+            "args": (True,),
+            "options": {"queue": QUEUE_TASKS, "expires": SWEEP_SECONDS},
+        },
+        "webhooks": {
+            "task": "worker.tasks.webhooks.deliver",
+            "schedule": REAP_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": REAP_SECONDS},
+        },
+        "webhooks clear": {
+            "task": "worker.tasks.webhooks.clear",
+            "schedule": 3600.0,
+            "options": {"queue": QUEUE_TASKS, "expires": 600.0},
+        },
+        "imports": {
+            "task": "worker.tasks.imports.reap_imports",
+            "schedule": REAP_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": 2 * REAP_SECONDS},
+        },
+        "erase": {
+            "task": "worker.tasks.privacy.sweep",
+            "schedule": ERASE_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": ERASE_SECONDS},
+        },
+        "retain": {
+            "task": "worker.tasks.privacy.retain",
+            "schedule": crontab(hour="3", minute="10"),
+            "options": {"queue": QUEUE_TASKS, "expires": 3600.0},
+        },
+        "requeue-reference-checks": {
+            "task": "worker.tasks.reference.requeue",
+            "schedule": 30.0,
+            "options": {"queue": QUEUE_TASKS, "expires": 60.0},
+        },
         "monitor": {
             "task": "worker.tasks.monitor.monitor",
             "schedule": MONITOR_SECONDS,
             "options": {"queue": QUEUE_TASKS, "expires": MONITOR_SECONDS},
+        },
+        "queues": {
+            "task": "worker.tasks.queues.refresh_queues",
+            "schedule": QUEUES_SECONDS,
+            "options": {"queue": QUEUE_TASKS, "expires": QUEUES_SECONDS},
         },
     },
     timezone="UTC",

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.db import session_scope
@@ -18,17 +17,19 @@ from app.core.errors import InvalidError, StudioError
 from app.core.storage import artifact_path
 from app.evaluations import service
 from app.evaluations.endpoints import client_of
-from app.models import Checkpoint, Endpoint, EvalJob, Evaluation, Run
+from app.models import Checkpoint, EvalJob, Evaluation, Run
 from app.runs import diversity_suites
+from app.runs.encoders import find_encoder
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.evaluate_files import read_lines
+from worker.alignment.evaluate_vectors import read_vectors
 from worker.alignment.evaluation.assess import assess
 from worker.alignment.evaluation.diversity import Embed, PromptSamples, SampledText
 from worker.alignment.evaluation.judging.wire import EndpointError
 from worker.alignment.evaluation.quality import LabelModel, fit_label_model
 from worker.alignment.evaluation.semantic import endpoint_embed
 from worker.alignment.jobs import JobSuite
-from worker.job_spec import job_folder, run_of
+from worker.job_spec import embeddings_of, job_folder, run_of
 
 PROMPTS_PER_CATEGORY = SAMPLES_PER_PROMPT = 8
 PROMPTS, SAMPLES = "prompts.jsonl", "samples.jsonl"
@@ -95,7 +96,7 @@ def finish_full(job_id: int) -> dict[str, Any]:
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         config = AlignmentConfig.from_json(run.config, drop_unknown=True)
         paired = paired_samples(folder, spec["suites"][0])
-        vectors, told = _vectors(db, run.project_id, paired)
+        vectors, told = _vectors(db, run.project_id, paired, folder, str(spec.get("encoder") or ""))
         found, alarms = assess(
             paired,
             word_limit=config.evaluation.word_limit,
@@ -121,11 +122,18 @@ def finish_full(job_id: int) -> dict[str, Any]:
     return told
 
 
-def _vectors(db: Session, project_id: int, paired: list[PromptSamples]) -> tuple[Embed | None, dict[str, Any]]:
-    """The project's newest encoder, asked before anything is measured; and what the job tells of it."""
-    kind = (Endpoint.project_id == project_id, Endpoint.kind == "embeddings")
-    endpoint = db.scalar(select(Endpoint).where(*kind).order_by(Endpoint.id.desc()).limit(1))
-    if endpoint is None:
+def _vectors(
+    db: Session, project_id: int, paired: list[PromptSamples], folder: Path, encoder: str
+) -> tuple[Embed | None, dict[str, Any]]:
+    """By the encoder that the child loaded, or the project's endpoint, asked before anything is measured; and what is told."""
+    if encoder:
+        found_by, error = read_vectors(folder, encoder)
+        if error:
+            error = _why(encoder) or error
+        name = Path(encoder).name
+        return found_by, {"semantic": f"{name} gave no vectors: {error}" if error else f"By {name}, a local encoder."}
+    endpoint = embeddings_of(db, project_id)
+    if endpoint is None or endpoint.kind == "encoder":
         return None, {}
     texts = list(dict.fromkeys(sample.text for prompt in paired for sample in prompt.both))
     try:
@@ -135,6 +143,15 @@ def _vectors(db: Session, project_id: int, paired: list[PromptSamples]) -> tuple
         return None, {"semantic": f"{endpoint.name} gave no vectors: {error.message}"}
     place = {text: number for number, text in enumerate(texts)}
     return (lambda wanted: found[[place[text] for text in wanted]]), {"semantic": f"By {endpoint.name}."}
+
+
+def _why(encoder: str) -> str:
+    """What is wrong with the folder, in the words of the pages; "" where it looks whole."""
+    try:
+        find_encoder(encoder)
+    except InvalidError as error:
+        return error.fields["encoder"]
+    return ""
 
 
 def _label_model(train: Path) -> LabelModel:

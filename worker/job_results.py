@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
-from app.evaluations import suites
+from app.evaluations import refusal_audit, suites
 from app.evaluations.service import storable
 from app.models import EvalJob, SuiteResult, SuiteSampleResult, SuiteVersion
 from worker.alignment.evaluate_files import read_lines
@@ -144,6 +144,11 @@ def _store(
     db: Session, job: EvalJob, version: SuiteVersion, arm: str, checked: Sequence[Checked], summary: dict[str, Any]
 ) -> None:
     mine = (SuiteResult.job_id == job.id, SuiteResult.suite_version_id == version.id, SuiteResult.arm == arm)
+    kept = _kept_labels(
+        db,
+        db.scalar(select(SuiteResult).where(*mine).with_for_update().execution_options(populate_existing=True)),
+        checked,
+    )
     db.execute(delete(SuiteResult).where(*mine))
     plan = next(item for item in job.plan["arms"] if item["name"] == arm)
     result = SuiteResult(
@@ -152,13 +157,32 @@ def _store(
         suite_version_id=version.id,
         arm=arm,
         checkpoint_id=plan.get("checkpoint_id"),
-        summary=summary,
+        summary=summary | kept,
     )
     db.add(result)
     db.flush()
     rows = [_row(result.id, item) for item in checked]
     for start in range(0, len(rows), _BATCH_ROWS):
         db.execute(insert(SuiteSampleResult), rows[start : start + _BATCH_ROWS])
+
+
+def _kept_labels(db: Session, before: SuiteResult | None, checked: Sequence[Checked]) -> dict[str, Any]:
+    """A person's labels of answers that read the same as when they were labelled."""
+    labels = before.summary.get(refusal_audit.KEY, {}) if before else {}
+    if before is None or not labels:
+        return {}
+    query = select(SuiteSampleResult.number, SuiteSampleResult.repeat, SuiteSampleResult.text)
+    texts = {
+        (number, repeat): text
+        for number, repeat, text in db.execute(query.where(SuiteSampleResult.result_id == before.id))
+    }
+    same = {
+        f"{item.number}-{item.repeat}"
+        for item in checked
+        if texts.get((item.number, item.repeat)) == storable(item.text)
+    }
+    kept = {key: label for key, label in labels.items() if key in same}
+    return {refusal_audit.KEY: kept} if kept else {}
 
 
 def _row(result_id: int, item: Checked) -> dict[str, Any]:

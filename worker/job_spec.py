@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidError
 from app.core.storage import artifact_path, require_free_space
-from app.models import Checkpoint, Comparison, EvalJob, Run, Snapshot, SuiteSample, SuiteVersion
+from app.models import Checkpoint, Comparison, Endpoint, EvalJob, Run, Snapshot, SuiteSample, SuiteVersion
 from app.runs.base_models import find_base_model
+from app.runs.encoders import find_encoder
 from worker.alignment.config import AlignmentConfig
 from worker.alignment.jobs import JobArm, JobSpec, JobSuite
 
@@ -40,6 +41,7 @@ def write_spec(db: Session, job: EvalJob) -> JobSpec:
         cache_dir=str(artifact_path("cache")),
         suites=_suites(db, job, folder, config),
         heldout=_heldout(db, job),
+        encoder=_encoder(db, job, config),
     )
     (folder / "spec.json").write_text(json.dumps(spec.to_json(), indent=1), encoding="utf-8")
     return spec
@@ -126,3 +128,24 @@ def _heldout(db: Session, job: EvalJob) -> str:
     if file is None or not file.is_file():
         raise InvalidError(f"The snapshot's {split} split is not in the artifacts folder.", remedy="Freeze it again.")
     return str(file)
+
+
+def embeddings_of(db: Session, project_id: int) -> Endpoint | None:
+    """What compares meanings in a project: its newest endpoint for embeddings, or its newest local encoder."""
+    kinds = (Endpoint.project_id == project_id, Endpoint.kind.in_(("embeddings", "encoder")))
+    return db.scalar(select(Endpoint).where(*kinds).order_by(Endpoint.id.desc()).limit(1))
+
+
+def _encoder(db: Session, job: EvalJob, config: AlignmentConfig) -> str:
+    """The folder that a full evaluation's child loads; the run's own where the project has chosen nothing."""
+    if job.kind != "full":
+        return ""
+    chosen = embeddings_of(db, job.project_id)
+    if chosen is not None and chosen.kind != "encoder":
+        return ""
+    name = chosen.model if chosen is not None else config.evaluation.encoder
+    try:
+        found = find_encoder(name)
+    except InvalidError:
+        return name  # the child tells what is wrong with it: it costs one figure, not the evaluation
+    return found.name if found else ""

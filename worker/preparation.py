@@ -12,6 +12,7 @@ from app.core.storage import artifact_path, require_free_space
 from app.models import Run
 from app.runs.base_models import find_base_model
 from app.runs.diversity_suites import find_version, prompt_lines
+from app.runs.encoders import find_encoder
 from app.runs.service import attempt_folder
 from app.runs.starts import find_start
 from worker.alignment.checkpoints import clear_leftovers, latest_valid_checkpoint
@@ -42,6 +43,7 @@ def prepare(run: Run) -> Prepared:
     attempt_dir = attempt_folder(run.id, run.attempt)
     try:
         config = _with_adapter(run, AlignmentConfig.from_json(run.config))
+        find_encoder(config.evaluation.encoder)
         model = find_base_model(config.base_model)
         require_free_space(attempt_dir, NEEDED_BYTES)
         attempt_dir.mkdir(parents=True)

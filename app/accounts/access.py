@@ -6,18 +6,21 @@ guard. Under ``/p/{slug}`` the guard loads the project and answers 404 to anyone
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
+from app.accounts.key_check import STALE_SECONDS, bearer_hash, check_key, check_rate, rate_limit, rate_name
 from app.accounts.sessions import find_login, session_cookie
 from app.core.clock import utcnow
 from app.core.db import Db
 from app.core.errors import ForbiddenError, NotFoundError, NotSignedInError
-from app.core.security import csrf_valid, hash_token
+from app.core.ratelimit import take
+from app.core.security import csrf_valid
 from app.models import ApiKey, Membership, Project, Role, User
 
 EVERYONE = frozenset(Role)
@@ -35,11 +38,15 @@ PERMISSIONS: dict[str, frozenset[Role] | frozenset[Role | None]] = {
     "completion.view": EVERYONE,
     "rating.create": RATERS,
     "queue.edit": LEADS,
+    "rater.view": LEADS,
+    "rater.edit": LEADS,
     "source.view": WATCHERS,
     "source.import": LEADS,
     "key.edit": LEADS,
+    "webhook.edit": LEADS,
     "snapshot.view": WATCHERS,
     "snapshot.freeze": LEADS,
+    "export.create": LEADS,
     "run.view": WATCHERS,
     "run.launch": LEADS,
     "run.stop": LEADS,
@@ -61,6 +68,9 @@ PERMISSIONS: dict[str, frozenset[Role] | frozenset[Role | None]] = {
     "incident.edit": LEADS,
     "settings.view": LEADS,
     "people.edit": OWNERS,
+    "privacy.view": LEADS,
+    "privacy.edit": OWNERS,
+    "privacy.erase": OWNERS,
     "project.create": OWNERS,
     "worker.view": WATCHERS,
 }
@@ -92,8 +102,23 @@ def signed_in(request: Request, db: Db) -> User:
     return login.user
 
 
-async def submitted_csrf(request: Request) -> str:
-    """The token that a page sent back: the header from htmx and fetch, else the hidden form field."""
+async def submitted_csrf(request: Request) -> AsyncIterator[str]:
+    """The token that a page sent back: the header from htmx and fetch, else the hidden form field.
+
+    Files of a form that no handler asks for are closed here, at the end of the request.
+    """
+    try:
+        yield await _token_of(request)
+    finally:
+        await request.close()
+
+
+def guard_now(request: Request, db: Session, permission: str, token: str) -> Viewer:
+    """What ``Require`` does, for a route that FastAPI works nothing out for; ``token``: the CSRF token that was sent."""
+    return Require(permission)(request, db, signed_in(request, db), token)
+
+
+async def _token_of(request: Request) -> str:
     header = request.headers.get("x-csrf-token")
     if header is not None or request.method in SAFE_METHODS:
         return header or ""
@@ -115,10 +140,21 @@ def check_csrf(request: Request, token: str) -> None:
         )
 
 
+# Every page asks these; built once.
+_ROLE = select(Membership.role).where(
+    Membership.project_id == bindparam("project"), Membership.user_id == bindparam("user")
+)
+_PROJECT = (
+    select(Project, Membership.role)
+    .outerjoin(Membership, (Membership.project_id == Project.id) & (Membership.user_id == bindparam("user")))
+    .where(Project.slug == bindparam("slug"))
+)
+
+
 def membership_role(db: Session, user: User, project: Project) -> Role | None:
     if user.is_owner:
         return Role.OWNER
-    role = db.scalar(select(Membership.role).where(Membership.project_id == project.id, Membership.user_id == user.id))
+    role = db.scalar(_ROLE, {"project": project.id, "user": user.id})
     return Role(role) if role else None
 
 
@@ -157,8 +193,9 @@ class Require:
         slug = request.path_params.get("slug")
         if slug is None:
             return Viewer(user, None, global_role(db, user))
-        project = db.scalar(select(Project).where(Project.slug == slug)) if slug.isprintable() else None
-        role = membership_role(db, user, project) if project else None
+        found = db.execute(_PROJECT, {"slug": slug, "user": user.id}).first() if slug.isprintable() else None
+        project, role = found or (None, None)
+        role = Role.OWNER if user.is_owner else Role(role) if role else None
         if project is None or role is None:
             raise NotFoundError("There is no such project, or you are not a member of it.")
         return Viewer(user, project, role)
@@ -178,25 +215,28 @@ class KeyHolder:
     key: ApiKey
     project: Project
 
+    @property
+    def in_page(self) -> bool:
+        """The key stands in a web page: it may only give and take back thumbs on outputs that are stored already."""
+        return self.key.kind == "publishable"
+
 
 class RequireKey:
-    """Guard of an API route: ``Authorization: Bearer kto_…`` with the scope, not revoked, not expired."""
+    """Guard of an API route: ``Authorization: Bearer kto_…`` with the scope, not revoked, not expired, within its rate.
 
-    def __init__(self, scope: str) -> None:
+    ``publishable``: keys that stand in web pages are taken as well, from the origins that they name.
+    """
+
+    def __init__(self, scope: str, *, publishable: bool = False) -> None:
         self.scope = scope
+        self.publishable = publishable
 
     def __call__(self, request: Request, db: Db) -> KeyHolder:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise NotSignedInError("The request has no API key.", remedy="Send `Authorization: Bearer <key>`.")
+        digest = bearer_hash(request)
+        found = db.scalar(select(ApiKey).where(ApiKey.key_hash == digest))
+        key = check_key(request, found, self.scope, publishable=self.publishable)
+        check_rate(request, take(rate_name(key), rate_limit(key)))
         now = utcnow()
-        key = db.scalar(select(ApiKey).where(ApiKey.key_hash == hash_token(token.strip())))
-        if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
-            raise NotSignedInError("The API key is unknown, revoked or expired.", remedy="Create one under Sources.")
-        if self.scope not in key.scopes:
-            raise ForbiddenError(f"The API key lacks the scope {self.scope}.", remedy="Create a key with it.")
-        if key.last_used_at is None or (now - key.last_used_at).total_seconds() > 60:
+        if key.last_used_at is None or (now - key.last_used_at).total_seconds() > STALE_SECONDS:
             key.last_used_at = now
-        project = db.get_one(Project, key.project_id)
-        request.state.rate_key = key.prefix
-        return KeyHolder(key, project)
+        return KeyHolder(key, db.get_one(Project, key.project_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fastapi import Request, Response
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session, joinedload
 
 from app.core.clock import utcnow
@@ -35,15 +35,18 @@ def set_cookie(response: Response, kind: str, value: str, max_age: int | None) -
     )
 
 
+_LOGIN = (
+    select(LoginSession)
+    .options(joinedload(LoginSession.user))
+    .where(LoginSession.token_hash == bindparam("hash"), LoginSession.expires_at > bindparam("now"))
+)
+
+
 def find_login(db: Session, token: str | None) -> LoginSession | None:
     if not token:
         return None
     now = utcnow()
-    login = db.scalar(
-        select(LoginSession)
-        .options(joinedload(LoginSession.user))
-        .where(LoginSession.token_hash == hash_token(token), LoginSession.expires_at > now)
-    )
+    login = db.scalar(_LOGIN, {"hash": hash_token(token), "now": now})
     if login is None or not login.user.is_active:
         return None
     if (now - login.last_seen_at).total_seconds() > 300:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.datasets.collection import Collection
 from app.datasets.facts import Facts
 from app.datasets.freeze import MIN_LABELS
 from app.datasets.lengths import Lengths
+from app.datasets.reference import OffPolicy
 
 CheckState = Literal["ok", "warn", "error"]
 FEW_LABELS = 200
 FEW_HELD_OUT = 50
 MANY_CUT = 0.05
+FEW_RESPONSES = 0.05
+MANY_OFF_POLICY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +29,15 @@ class Check:
     link: str = ""
 
 
-def all_checks(facts: Facts, lengths: Lengths, base: str) -> list[Check]:
+def all_checks(facts: Facts, lengths: Lengths, collected: Collection, off: OffPolicy | None, base: str) -> list[Check]:
     """Errors first. ``base``: the project's address, for the links."""
     found = [
         *_class_checks(facts, base),
         *_split_checks(facts, base),
         *_balance_checks(facts, base),
         *_content_checks(facts, lengths, base),
+        *_collection_checks(collected, base),
+        *_policy_checks(off, base),
     ]
     return sorted(found, key=lambda check: ("error", "warn", "ok").index(check.state))
 
@@ -135,8 +141,51 @@ def _content_checks(facts: Facts, lengths: Lengths, base: str) -> list[Check]:
         )
     if facts.duplicates:
         checks.append(Check("ok", f"{_count(facts.duplicates, 'duplicate')} held back"))
+    if facts.by_rule:
+        count = sum(facts.by_rule.values())
+        checks.append(
+            Check(
+                "ok", f"{_count(count, 'completion')} held back by the rule", url=f"{base}/readiness/rule", link="Rule"
+            )
+        )
     if facts.ties:
         checks.append(
-            Check("ok", f"{_count(facts.ties, 'tie')} held back", "One more rating decides each.", f"{base}/annotate")
+            Check(
+                "ok",
+                f"{_count(facts.ties, 'tie')} held back",
+                "A lead decides each.",
+                f"{base}/adjudicate",
+                "Adjudicate",
+            )
         )
     return checks
+
+
+def _collection_checks(collected: Collection, base: str) -> list[Check]:
+    checks = []
+    share = collected.rated_share
+    if share is not None and collected.rated and share < FEW_RESPONSES:
+        text = f"{share:.1%} of the completions got a thumb"
+        checks.append(Check("warn", text, "Who rates may not be who asks: have a sample of the rest annotated."))
+    if collected.lonely_categories and collected.lonely_categories * 2 > collected.categories:
+        text = (
+            f"{_count(collected.lonely_categories, 'category').replace('categorys', 'categories')} with a single rater"
+        )
+        checks.append(Check("warn", text, "The model may learn one person's taste there.", f"{base}/raters", "Raters"))
+    for finding in collected.pii[:3]:
+        text = f"{finding.kind.replace('_', ' ').capitalize()} in {_count(finding.completions, 'completion')}"
+        checks.append(
+            Check("warn", text, "Look at what the project does with it.", f"{base}/settings", "Privacy settings")
+        )
+    return checks
+
+
+def _policy_checks(off: OffPolicy | None, base: str) -> list[Check]:
+    share = off.far_share if off is not None else None
+    if off is None or share is None:
+        return []
+    if share > MANY_OFF_POLICY:
+        text = f"{share:.0%} of the data is far off-policy for {off.base_label}"
+        remedy = "Fine-tune on the desirable completions first (SFT), then KTO."
+        return [Check("warn", text, remedy, f"{base}/readiness/off-policy", "Figures")]
+    return [Check("ok", f"{1 - share:.0%} of the data is near what {off.base_label} writes itself")]

@@ -11,10 +11,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from app.core.clock import utcnow
-from app.datasets.agreement import Agreement, agreement
-from app.datasets.labels import CONFLICT, DUPLICATE, KEPT, TIE, judged, verdicts
+from app.datasets.labels import CONFLICT, DROPPED, DUPLICATE, KEPT, TIE, judged, verdicts
 from app.datasets.splits import SIDES
+from app.feedback.raters_agreement import AgreementTable, agreement_table
+from app.feedback.raters_names import rater_names
+from app.feedback.raters_votes import vote_patterns
 from app.models import Project, Rating
+
+SHOWN_RATERS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,15 @@ class Facts:
     by_side: dict[str, ClassCount]
     by_source: list[ClassCount]
     by_category: list[ClassCount]
+    by_model: list[ClassCount]
+    by_rater: list[ClassCount]
+    """The SHOWN_RATERS with most labels."""
     lengths: list[tuple[bool, int, int]]
     """(label, characters, count), sorted by length."""
     prompts: int
     prompts_with_both: int
+    prompts_one_class: int
+    """Several labels, all of one class."""
     paired_labels: int
     """Labels on prompts that have both classes: what DPO could use."""
     straddling_prompts: int
@@ -77,39 +86,44 @@ class Facts:
     ties: int
     conflicts: int
     duplicates: int
+    by_rule: dict[str, int]
+    """What the label rule's own clauses hold back: few_votes, split_votes, left_out, over_cap."""
+    adjudicated: int
     ratings: int
     raters: int
     largest_rater_share: float
-    agreement: Agreement | None
+    agreement: AgreementTable | None
     arrivals: list[Arrival]
 
     @property
     def held_back(self) -> int:
-        return self.ties + self.conflicts + self.duplicates
+        return self.ties + self.conflicts + self.duplicates + sum(self.by_rule.values())
 
 
 def gather(db: Session, project: Project) -> Facts:
-    votes = verdicts(project)
-    rows = judged(votes, project)
+    rows = judged(verdicts(project), project)
     kept = select(rows).where(rows.c.status == KEPT).cte("kept")
+    labelled = (
+        select(Rating.source, Rating.rater, kept.c.label, kept.c.completion_id)
+        .join(kept, kept.c.completion_id == Rating.completion_id)
+        .where(Rating.project_id == project.id, Rating.is_current)
+        .cte("labelled")
+    )
     parts = {
         "status": select(rows.c.status, func.count().label("n")).group_by(rows.c.status),
         "side": _by_label(kept, "side"),
         "category": _by_label(kept, "category"),
+        "model": _by_label(kept, "model"),
         "length": select(kept.c.label, kept.c.length, func.count().label("n"))
         .group_by(kept.c.label, kept.c.length)
         .order_by(kept.c.length),
         "prompt": _prompts(kept),
         "cut": select(func.count().label("n")).where(kept.c.finish_reason == "length"),
+        "adjudicated": select(func.count().label("n")).where(kept.c.adjudicated),
         "source": _by_label(
-            select(Rating.source, kept.c.label, kept.c.completion_id)
-            .join(kept, kept.c.completion_id == Rating.completion_id)
-            .where(Rating.project_id == project.id, Rating.is_current)
-            .distinct()
-            .cte("per_source"),
-            "source",
+            select(labelled.c.source, labelled.c.label, labelled.c.completion_id).distinct().cte("per_source"), "source"
         ),
-        "votes": select(votes.c.ups, votes.c.downs, func.count().label("n")).group_by(votes.c.ups, votes.c.downs),
+        "rater": _busiest(labelled),
     }
     listed = [_as_rows(query, name).label(name) for name, query in parts.items()]
     found = db.execute(select(*listed)).mappings().one()
@@ -122,19 +136,28 @@ def gather(db: Session, project: Project) -> Facts:
         by_side={side: sides.get(side, ClassCount(side, 0, 0)) for side in SIDES},
         by_source=sorted((_class_count(row) for row in found["source"]), key=lambda item: -item.total),
         by_category=sorted((_class_count(row) for row in found["category"]), key=lambda item: -item.total),
+        by_model=sorted((_class_count(row) for row in found["model"]), key=lambda item: -item.total),
+        by_rater=_named_raters(db, found["rater"]),
         lengths=[(row["label"], row["length"], row["n"]) for row in found["length"]],
         prompts=prompts["prompts"],
         prompts_with_both=prompts["with_both"],
+        prompts_one_class=prompts["one_class"],
         paired_labels=prompts["paired"],
         straddling_prompts=prompts["straddling"],
         cut=found["cut"][0]["n"],
         ties=status.get(TIE, 0),
         conflicts=status.get(CONFLICT, 0),
         duplicates=status.get(DUPLICATE, 0),
+        by_rule={
+            name: status[key]
+            for key, name in DROPPED.items()
+            if key not in {TIE, CONFLICT, DUPLICATE} and key in status
+        },
+        adjudicated=found["adjudicated"][0]["n"],
         ratings=ratings,
         raters=raters,
         largest_rater_share=largest,
-        agreement=agreement([(row["ups"], row["downs"], row["n"]) for row in found["votes"]]),
+        agreement=agreement_table(vote_patterns(db, project.id)),
         arrivals=_arrivals(db, project),
     )
 
@@ -159,6 +182,25 @@ def _class_count(row: dict[str, Any]) -> ClassCount:
     return ClassCount(row["name"], row["desirable"], row["undesirable"])
 
 
+def _busiest(labelled: Any) -> Select[Any]:
+    return (
+        select(
+            labelled.c.source,
+            labelled.c.rater,
+            func.count().filter(labelled.c.label).label("desirable"),
+            func.count().filter(~labelled.c.label).label("undesirable"),
+        )
+        .group_by(labelled.c.source, labelled.c.rater)
+        .order_by(func.count().desc(), labelled.c.source, labelled.c.rater)
+        .limit(SHOWN_RATERS)
+    )
+
+
+def _named_raters(db: Session, rows: list[dict[str, Any]]) -> list[ClassCount]:
+    names = rater_names(db, [row["rater"] for row in rows])
+    return [ClassCount(names.get(row["rater"], row["rater"]), row["desirable"], row["undesirable"]) for row in rows]
+
+
 def _prompts(kept: Any) -> Select[Any]:
     per_prompt = (
         select(
@@ -172,6 +214,7 @@ def _prompts(kept: Any) -> Select[Any]:
     return select(
         func.count().label("prompts"),
         func.count().filter(per_prompt.c.both).label("with_both"),
+        func.count().filter(~per_prompt.c.both, per_prompt.c.labels > 1).label("one_class"),
         func.coalesce(func.sum(per_prompt.c.labels).filter(per_prompt.c.both), 0).label("paired"),
         func.count().filter(per_prompt.c.straddles).label("straddling"),
     )

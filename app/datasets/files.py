@@ -27,6 +27,8 @@ from app.core.storage import artifact_path
 from app.datasets.splits import SIDES, Side
 
 _CHUNK = 2**20
+ERASED = "erased.jsonl"
+"""Tombstones of rows that were taken out since: {"id", "side", "erased": true, "sha256" of the row as it was}."""
 
 
 @dataclass
@@ -155,6 +157,8 @@ def problems_in(folder: Path, digest: str) -> list[str]:
             missing.append(f"{path.name} is missing.")
     if missing:
         return missing
+    if (folder / ERASED).is_file():
+        found["erased"] = file_sha256(folder / ERASED)
     problems = [] if hash_of_sides(found) == digest else ["The rows differ from those that were frozen."]
     named = ""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

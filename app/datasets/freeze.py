@@ -15,13 +15,15 @@ from app.accounts import audit
 from app.core.errors import InvalidError
 from app.core.storage import artifact_path, artifacts_root, require_free_space
 from app.datasets import files
-from app.datasets.labels import CONFLICT, DUPLICATE, KEPT, RULE, TIE, judged, verdicts
+from app.datasets.labels import CONFLICT, DROPPED, DUPLICATE, KEPT, TIE, judged, verdicts
+from app.datasets.rules import load_rule, rule_facts
 from app.datasets.splits import SIDES, Side, side_of
 from app.models import Completion, Project, Prompt, Snapshot, User
 
 MIN_LABELS = 10
 """Below this a run would learn single answers; the launch form's smallest microbatches need it as well."""
-_LOCK_SPACE = 0x6B74
+LOCK_SPACE = 0x6B74
+"""Advisory lock: with the project's id, held while its labels are frozen or erased."""
 _DISK_MARGIN = 64 * 2**20
 _ROW_OVERHEAD = 400
 
@@ -44,14 +46,15 @@ class Draft:
 
 def freeze(db: Session, project: Project, user: User | None) -> Frozen:
     """Write the project's labels as they are now. Raises InvalidError where they are unfit, UnavailableError without space."""
-    db.execute(select(func.pg_advisory_xact_lock(_LOCK_SPACE, project.id)))
+    db.execute(select(func.pg_advisory_xact_lock(LOCK_SPACE, project.id)))
+    rule = rule_facts(db, project, load_rule(project))
     size = check_fitness(db, project)
     require_free_space(artifacts_root(), size + _DISK_MARGIN)
     with files.draft_folder() as folder:
         draft = _write_rows(db, project, folder)
         _refuse_unfit(draft.counts)
         totals = {side: draft.counts[side] for side in SIDES}
-        manifest = {"format": 1, "hash": draft.digest, "counts": totals, "rule": RULE, "files": draft.files}
+        manifest = {"format": 1, "hash": draft.digest, "counts": totals, "rule": rule, "files": draft.files}
         written = files.write_manifest(folder, manifest) + sum(file["bytes"] for file in draft.files.values())
         relative = f"snapshots/{draft.digest[:16]}"
         files.put_in_place(folder, artifact_path(relative), draft.digest)
@@ -61,7 +64,7 @@ def freeze(db: Session, project: Project, user: User | None) -> Frozen:
     snapshot = Snapshot(
         project_id=project.id,
         content_hash=draft.digest,
-        rule=RULE,
+        rule=rule,
         path=relative,
         counts=draft.counts,
         size_bytes=written,
@@ -137,6 +140,7 @@ def _stream(db: Session, project: Project) -> Iterator[Row[Any]]:
         select(
             rows.c.status,
             rows.c.label,
+            rows.c.adjudicated,
             rows.c.root,
             rows.c.category,
             rows.c.finish_reason,
@@ -155,7 +159,7 @@ def _stream(db: Session, project: Project) -> Iterator[Row[Any]]:
 def _write_rows(db: Session, project: Project, folder: Path) -> Draft:
     dropped: Counter[str] = Counter()
     categories: set[str] = set()
-    cut = number = 0
+    cut = number = adjudicated = 0
     last_root: str | None = None
     last_prompt: tuple[str, bytes] | None = None
     side: Side = "train"
@@ -174,12 +178,16 @@ def _write_rows(db: Session, project: Project, folder: Path) -> Draft:
             if row.category is not None:
                 categories.add(row.category)
             cut += row.finish_reason == "length"
+            adjudicated += row.adjudicated
             sides[side].write(_record(number, row))
     digests = {name: file.digest.hexdigest() for name, file in sides.items()}
     counts: dict[str, Any] = {name: file.counts for name, file in sides.items()}
     counts["categories"] = len(categories)
     counts["cut"] = cut
-    counts["dropped"] = {"ties": dropped[TIE], "conflicts": dropped[CONFLICT], "duplicates": dropped[DUPLICATE]}
+    always = (TIE, CONFLICT, DUPLICATE)
+    counts["dropped"] = {name: dropped[key] for key, name in DROPPED.items() if key in always or dropped[key]}
+    if adjudicated:
+        counts["adjudicated"] = adjudicated
     listed = {
         files.file_name(name): {
             "sha256": digests[name],

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from app.datasets.checks import Check, all_checks
+from app.datasets.collection import Collection, collection
 from app.datasets.facts import ClassCount, Facts, gather
 from app.datasets.lengths import Lengths, length_table
+from app.datasets.reference import OffPolicy, off_policy
+from app.datasets.rules import LabelRule, load_rule
 from app.models import Project
 from worker.alignment.weights import HIGH, LOW, ClassWeights, advised_weights
 
@@ -21,6 +24,10 @@ class Readiness:
     weights_band: str
     """The range of the upweighted class that keeps the ratio in the advised band, in words."""
     checks: list[Check]
+    rule: LabelRule
+    collection: Collection
+    off_policy: OffPolicy | None
+    """The last finished reference check."""
 
     @property
     def errors(self) -> list[Check]:
@@ -59,12 +66,16 @@ def readiness(db: Session, project: Project) -> Readiness:
     facts = gather(db, project)
     lengths = length_table(facts.lengths)
     labels = facts.labels
+    collected, off = collection(db, project), off_policy(db, project)
     return Readiness(
         facts=facts,
         lengths=lengths,
         weights=advised_weights(labels.desirable, labels.undesirable),
         weights_band=weights_band(labels.desirable, labels.undesirable),
-        checks=all_checks(facts, lengths, f"/p/{project.slug}"),
+        checks=all_checks(facts, lengths, collected, off, f"/p/{project.slug}"),
+        rule=load_rule(project),
+        collection=collected,
+        off_policy=off,
     )
 
 

@@ -12,7 +12,7 @@ from app.core.clock import utcnow
 from app.core.db import Db
 from app.core.errors import InvalidError, UnavailableError
 from app.core.pagination import int_cursor
-from app.datasets import service
+from app.datasets import routes_rules, service
 from app.datasets.splits import SIDES
 from app.models import User
 from app.web.htmx import redirect
@@ -20,6 +20,7 @@ from app.web.templating import render
 from worker.alignment.weights import advised_weights
 
 router = APIRouter(prefix="/p/{slug}", include_in_schema=False)
+router.include_router(routes_rules.router)
 Watcher = Annotated[Viewer, Depends(Require("snapshot.view"))]
 
 

@@ -32,10 +32,17 @@ Typed = Annotated[dict[str, str], Depends(typed_values)]
 
 @router.get("")
 def comparison_page(
-    request: Request, viewer: CanView, db: Db, run_id: int, number: int | None = None, new: bool = False
+    request: Request,
+    viewer: CanView,
+    db: Db,
+    run_id: int,
+    number: int | None = None,
+    new: bool = False,
+    step: int | None = None,
 ) -> HTMLResponse:
     """The newest comparison of the run, or the one asked for by its id; ``new`` shows the form of another."""
-    return _page(request, viewer, db, frame_of(db, viewer.project.id, run_id, "comparison"), number=number, new=new)
+    frame = frame_of(db, viewer.project.id, run_id, "comparison", step)
+    return _page(request, viewer, db, frame, number=number, new=new)
 
 
 @router.post("")

@@ -267,6 +267,7 @@ def context(db: Session, comparison: Comparison | None, run: Run) -> dict[str, A
         "comparison": comparison,
         "job": job,
         "job_left": jobs.seconds_left(job) if job is not None else None,
+        "arm_of": comparisons.comparisons_with(db, run),
         "views": _HELPERS,
         "arm_names": ARM_NAMES,
         "tones": TONES,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from app.accounts import audit
 from app.core.clock import utcnow
@@ -252,6 +252,19 @@ def comparisons_of(db: Session, run: Run) -> list[Comparison]:
             .order_by(Comparison.id.desc())
         )
     )
+
+
+def comparisons_with(db: Session, run: Run) -> Sequence[Comparison]:
+    """Those in which a run of another's comparison is an arm, newest first."""
+    is_arm = select(ComparisonArm.id).where(
+        ComparisonArm.comparison_id == Comparison.id, ComparisonArm.run_id == run.id
+    )
+    return db.scalars(
+        select(Comparison)
+        .options(joinedload(Comparison.run))
+        .where(Comparison.project_id == run.project_id, Comparison.run_id != run.id, is_arm.exists())
+        .order_by(Comparison.id.desc())
+    ).all()
 
 
 def get_comparison(db: Session, project: Project, comparison_id: int) -> Comparison:

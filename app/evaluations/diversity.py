@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFoundError
@@ -16,7 +17,8 @@ from app.evaluations.alarms import COUNTED, raised_at
 from app.evaluations.frame import Frame
 from app.evaluations.heat import Column, Heat, View
 from app.evaluations.samples import CategorySamples, samples_of
-from app.models import Evaluation, EvaluationAlarm
+from app.evaluations.service import FULL
+from app.models import EvalJob, Evaluation, EvaluationAlarm
 from app.web.formats import num, pct, plural, signed
 
 ROWS = 12
@@ -112,6 +114,7 @@ def page_of_run(db: Session, frame: Frame, asked: Asked, address: Address) -> di
         "asked": asked,
         "address": address,
         "figures": figures(shown.diversity, raised, heat),
+        "meanings": meanings(db, shown),
         "sentence": words.collapse_sentence(shown.diversity, levels),
         "critical": [row for row in critical if not row.resolution],
         "is_alarmed": any(row.level in COUNTED for row in raised),
@@ -119,6 +122,20 @@ def page_of_run(db: Session, frame: Frame, asked: Asked, address: Address) -> di
         "metrics": [(key, heats.METRICS[key].word) for key in heats.measured(frame.evaluations)],
         "orders": list(heats.ORDERS.items()),
     }
+
+
+def meanings(db: Session, shown: Evaluation) -> str:
+    """How alike the samples are in meaning, and what compared them; or why a full evaluation could not. "" where none was asked."""
+    asked = select(EvalJob.result["semantic"].astext).where(
+        EvalJob.project_id == shown.project_id, EvalJob.checkpoint_id == shown.checkpoint_id, EvalJob.kind == FULL
+    )
+    told = db.scalar(asked.order_by(EvalJob.id.desc()).limit(1)) if shown.kind == FULL else ""
+    found = (shown.diversity or {}).get("overall", {}).get("semantic")
+    if found is None:
+        return f"Meanings were not compared. {told}" if told else ""
+    bounds = "" if found["low"] is None else f" ({signed(found['low'])} to {signed(found['high'])})"
+    both = f"{num(found['reference'], 3)} to {num(found['policy'], 3)}, {signed(found['change'])}{bounds}"
+    return f"Similarity in meaning (cosine): {both}. {told or ''}".strip()
 
 
 def heat_at(db: Session, frame: Frame, view: View, raised: Sequence[EvaluationAlarm]) -> Heat:
@@ -208,7 +225,7 @@ def figures(diversity: dict[str, Any], raised: Sequence[EvaluationAlarm], heat: 
 
 
 def categories_figure(diversity: dict[str, Any], raised: Sequence[EvaluationAlarm], heat: Heat) -> dict[str, Any]:
-    """How many categories are less varied; "too few samples" where the test would hardly see a collapse."""
+    """How many categories are less varied; not known where the test would hardly see a collapse."""
     label = "Categories less varied"
     tested = diversity.get("num_categories_tested", 0)
     levels = [row.level for row in raised if row.kind == "category"]
@@ -220,10 +237,9 @@ def categories_figure(diversity: dict[str, Any], raised: Sequence[EvaluationAlar
     if not alarmed and (power is None or power < words.ENOUGH_POWER):
         return {
             "label": label,
-            "value": "Too few samples",
-            "unit": of,
+            "value": "Not known",
             "word": True,
-            "detail": words.power_words(power),
+            "detail": f"too few samples, {of.removeprefix('of ')}",
         }
     first = f", {num(watched)} more at this one only" if watched else ""
     return {"label": label, "value": num(alarmed), "unit": of, "detail": f"q < 0.05 at two checkpoints{first}"}

@@ -15,10 +15,18 @@ from app.accounts import audit
 from app.core import crypto, outbound
 from app.core.errors import InvalidError, NotFoundError, UnavailableError
 from app.models import Endpoint, Project, User
+from app.runs.encoders import find_encoder
+from app.web.formats import num
 from worker.alignment.evaluation.judging.client import Client, EndpointSettings, Request
 from worker.alignment.evaluation.judging.wire import EndpointError
 
-KINDS = {"judge": "Judge", "guard": "Guard model", "embeddings": "Embeddings", "model": "Model to compare with"}
+KINDS = {
+    "judge": "Judge",
+    "guard": "Guard model",
+    "embeddings": "Embeddings",
+    "encoder": "Local encoder, a model folder",
+    "model": "Model to compare with",
+}
 PURPOSE = "endpoint key"
 ENV_PREFIX = "KTO_ENDPOINT_"
 MAX_NAME = 80
@@ -61,7 +69,7 @@ def save(
     row = endpoint or Endpoint(project_id=project.id, created_by=user.id if user else None)
     for name, value in values.items():
         setattr(row, name, value)
-    key = typed.get("key", "").strip()
+    key = typed.get("key", "").strip() if row.kind != "encoder" else ""
     if key:
         row.secret = crypto.encrypt(key, PURPOSE)
     elif moved or values["secret_env"]:
@@ -96,16 +104,33 @@ def _checked(
         errors["model"] = "name the model as the server calls it"
     if get["key_env"] and not _is_env(get["key_env"]):
         errors["key_env"] = f"name a variable that begins with {ENV_PREFIX}: others are not the project's to read"
-    try:
-        outbound.check_url(get["url"])
-    except InvalidError as error:
-        errors |= error.fields
+    if get["kind"] == "encoder":
+        get |= {"url": "", "key_env": ""}
+        errors |= _check_encoder(get["model"])
+    else:
+        errors |= _check_url(get["url"])
     options = {
         "timeout_seconds": _number(typed, "timeout", 60, 1, 600, errors),
         "concurrency": _number(typed, "concurrency", 4, 1, 64, errors),
     }
     values: dict[str, Any] = {name: get[name] for name in ("name", "kind", "model")}
     return values | {"url": get["url"].rstrip("/"), "secret_env": get["key_env"], "options": options}, errors
+
+
+def _check_url(url: str) -> dict[str, str]:
+    try:
+        outbound.check_url(url)
+    except InvalidError as error:
+        return error.fields
+    return {}
+
+
+def _check_encoder(folder: str) -> dict[str, str]:
+    try:
+        find_encoder(folder)
+    except InvalidError as error:
+        return {"model": error.fields["encoder"]}
+    return {}
 
 
 def _is_env(name: str) -> bool:
@@ -163,6 +188,8 @@ def client_of(endpoint: Endpoint, *, stop: threading.Event | None = None, **chan
 
 def test(endpoint: Endpoint) -> tuple[bool, str]:
     """Ask it one short question: whether it answered, and in words what it said or what is wrong."""
+    if endpoint.kind == "encoder":
+        return _test_encoder(endpoint)
     started = time.monotonic()
     try:
         with client_of(endpoint, timeout_seconds=15.0, max_attempts=1, budget_seconds=20.0) as client:
@@ -177,3 +204,13 @@ def test(endpoint: Endpoint) -> tuple[bool, str]:
     except (EndpointError, UnavailableError) as error:
         return False, error.message
     return True, f"{said} in {time.monotonic() - started:.1f} s."
+
+
+def _test_encoder(endpoint: Endpoint) -> tuple[bool, str]:
+    """Its files alone: models are loaded in a job's process."""
+    try:
+        found = find_encoder(endpoint.model)
+    except InvalidError as error:
+        return False, error.fields["encoder"]
+    assert found is not None, "a stored encoder has a folder"
+    return True, f"The folder holds {found.architecture or 'a model'} of {num(found.num_parameters)} parameters."

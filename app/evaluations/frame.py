@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFoundError
 from app.evaluations import alarms, queries
 from app.evaluations.alarms import RunAlarm
-from app.models import Evaluation, Run
+from app.models import Evaluation, ModelVersion, Run
 
 TABS = (
     ("", "Overview"),
@@ -36,11 +37,28 @@ class Frame:
     """The address names the checkpoint."""
     alarms: list[RunAlarm] = field(default_factory=list)
     """Of the whole run, by weight."""
+    versions: dict[int, int] = field(default_factory=dict)
+    """Number of the version that was made of a checkpoint, by its id."""
 
     @property
     def candidate(self) -> Evaluation | None:
         """What a version would be made of: the checkpoint that was asked for, else the best, else the one shown."""
         return self.shown if self.chosen else self.best or self.shown
+
+    @property
+    def kept(self) -> list[Evaluation]:
+        """Of checkpoints whose files are there: what can still be run."""
+        return [item for item in self.evaluations if item.checkpoint.removed_at is None]
+
+    @property
+    def version(self) -> int | None:
+        """Number of the candidate's version, where there is one."""
+        return self.versions.get(self.candidate.checkpoint_id) if self.candidate else None
+
+    @property
+    def query(self) -> str:
+        """What keeps the chosen checkpoint in an address of another tab."""
+        return f"?step={self.shown.step}" if self.chosen and self.shown else ""
 
     @property
     def num_alarms(self) -> int:
@@ -52,7 +70,12 @@ class Frame:
         root = f"/p/{slug}/evaluations/{self.run.id}"
         counted = alarms.counted(self.num_alarms) if self.num_alarms else ""
         return [
-            (word, f"{root}/{path}" if path else root, path == self.tab, counted if path == "diversity" else "")
+            (
+                word,
+                (f"{root}/{path}" if path else root) + self.query,
+                path == self.tab,
+                counted if path == "diversity" else "",
+            )
             for path, word in TABS
         ]
 
@@ -84,4 +107,8 @@ def frame_of(
         shown = next((item for item in evaluations if item.step == step), None)
         if shown is None:
             raise NotFoundError(f"Step {step:,} of {run.name} was not evaluated.")
-    return Frame(run, evaluations, best, shown, tab, step is not None, alarms.alarms_of_run(db, run))
+    made = select(ModelVersion.checkpoint_id, ModelVersion.number).where(
+        ModelVersion.project_id == project_id, ModelVersion.run_id == run.id
+    )
+    versions = dict(db.execute(made).all())
+    return Frame(run, evaluations, best, shown, tab, step is not None, alarms.alarms_of_run(db, run), versions)

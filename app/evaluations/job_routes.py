@@ -58,6 +58,7 @@ def job_page(request: Request, viewer: CanView, db: Db, job_id: SmallId) -> Resp
         "seconds_left": jobs.seconds_left(job),
         "results": suite_results.results_of_job(db, job),
         "words": suite_words,
+        "arms": [suite_words.arm(arm["name"]) for arm in job.plan["arms"]],
         "is_open": job.status in jobs.OPEN,
     }
     return render(request, "evaluations/jobs.html", context)

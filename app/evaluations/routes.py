@@ -34,8 +34,8 @@ def list_runs(request: Request, viewer: CanView, db: Db, before: str | None = No
 
 
 @router.get("/{run_id:int}")
-def overview(request: Request, viewer: CanView, db: Db, run_id: int) -> Response:
-    frame = frame_of(db, viewer.project.id, run_id, "")
+def overview(request: Request, viewer: CanView, db: Db, run_id: int, step: int | None = None) -> Response:
+    frame = frame_of(db, viewer.project.id, run_id, "", step)
     shown = frame.shown
     measured = shown.diversity if shown else None
     context = {

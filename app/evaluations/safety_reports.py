@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import audit
 from app.core.clock import utcnow
-from app.core.errors import InvalidError
+from app.core.errors import InvalidError, NotFoundError
 from app.evaluations.jobs import REPORT
 from app.evaluations.service import storable
 from app.models import Checkpoint, EvalJob, Run, User
@@ -118,6 +118,27 @@ def bring_in(
         tool=report.tool,
     )
     return Shown(job, checkpoint)
+
+
+def remove(db: Session, run: Run, report_id: int, *, user: User | None) -> str:
+    """Delete a report of this run; the tool's name. Raises NotFoundError."""
+    mine = (EvalJob.project_id == run.project_id, EvalJob.run_id == run.id, EvalJob.kind == REPORT)
+    job = db.scalar(select(EvalJob).where(*mine, EvalJob.id == report_id).with_for_update())
+    if job is None:
+        raise NotFoundError("There is no such report of this run.", remedy="It may have been removed or replaced.")
+    tool: str = job.plan["tool"]
+    audit.record(
+        db,
+        "evaluation.report_removed",
+        project_id=run.project_id,
+        user_id=user.id if user else None,
+        subject=f"checkpoint {job.checkpoint_id}",
+        tool=tool,
+        filename=job.plan["filename"],
+    )
+    db.delete(job)
+    db.flush()
+    return TOOLS[tool]
 
 
 def _read(content: bytes) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.web.formats import interval, num, pct, plural, signed
+from worker.alignment.evaluation.decision_words import ARM_NAMES
 
 KINDS = {
     "eval": "Task",
@@ -24,6 +25,14 @@ WORSE_UP = ("harmful_rate", "refusal_rate")
 
 def kind(name: str) -> str:
     return KINDS.get(name, name)
+
+
+def arm(name: str) -> str:
+    """An arm as people call it: "Reference", "Checkpoint", "DPO, seed 0"; an endpoint goes by its own name."""
+    base, _, seed = name.rpartition("-")
+    if seed.isdecimal() and base in ARM_NAMES:
+        return f"{ARM_NAMES[base]}, seed {seed}"
+    return (ARM_NAMES | {"policy": "Checkpoint"}).get(name, name)
 
 
 def share(estimate: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -11,7 +12,7 @@ from app.accounts.access import Require, Viewer
 from app.core.db import Db
 from app.core.errors import InvalidError, StudioError
 from app.evaluations import endpoints, jobs, refusal_audit, safety_reports, suite_results, suite_words, suites
-from app.evaluations.frame import frame_of
+from app.evaluations.frame import Frame, frame_of
 from app.evaluations.job_routes import CanRun
 from app.evaluations.suite_routes import CanEdit, CanView, SmallId, root
 from app.web.formats import plural
@@ -23,8 +24,8 @@ CanSee = Annotated[Viewer, Depends(Require("evaluation.view"))]
 
 
 @router.get("/evaluations/{run_id:int}/suites")
-def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Response:
-    frame = frame_of(db, viewer.project.id, run_id, "suites")
+def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId, step: int | None = None) -> Response:
+    frame = frame_of(db, viewer.project.id, run_id, "suites", step)
     context = {
         **frame.context(),
         **endpoints.offered(db, viewer.project),
@@ -38,14 +39,21 @@ def suites_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Res
 
 
 @router.get("/evaluations/{run_id:int}/safety")
-def safety_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId) -> Response:
-    return _safety_page(request, viewer, db, run_id)
+def safety_tab(request: Request, viewer: CanSee, db: Db, run_id: SmallId, step: int | None = None) -> Response:
+    return _safety_page(request, viewer, db, run_id, step)
 
 
 def _safety_page(
-    request: Request, viewer: Viewer, db: Db, run_id: int, *, error: StudioError | None = None, typed: str = ""
+    request: Request,
+    viewer: Viewer,
+    db: Db,
+    run_id: int,
+    step: int | None = None,
+    *,
+    error: StudioError | None = None,
+    typed: str = "",
 ) -> Response:
-    frame = frame_of(db, viewer.project.id, run_id, "safety")
+    frame = frame_of(db, viewer.project.id, run_id, "safety", step)
     every = suite_results.results_of_run(db, frame.run)
     rows = [row for row in every if row.version.header.get("kind") in suite_results.SAFETY_KINDS]
     context = {
@@ -57,12 +65,21 @@ def _safety_page(
             suite for suite in suites.list_suites(db, viewer.project) if suite.kind in suite_results.SAFETY_KINDS
         ],
         "words": suite_words,
+        "lacking": _lacking(frame, rows),
+        "first_of_kind": {row.version.header["kind"]: row.result.id for row in reversed(rows)},
         "leaks": [row for row in every if "leaks" in row.summary],
         "reports": safety_reports.reports_of_run(db, frame.run),
         "errors": error.fields if error else {},
         "typed": typed,
     }
     return render(request, "evaluations/suites_safety.html", context, status_code=error.status if error else 200)
+
+
+def _lacking(frame: Frame, rows: Sequence[suite_results.Row]) -> list[str]:
+    """Kinds of safety suites that the checkpoint which would become a version has not answered."""
+    wanted = frame.candidate.checkpoint_id if frame.candidate else None
+    there = {row.version.header["kind"] for row in rows if row.result.checkpoint_id == wanted}
+    return [kind for kind in suite_results.SAFETY_KINDS if kind not in there]
 
 
 async def uploaded_report(request: Request) -> Any:
@@ -88,6 +105,15 @@ def import_report(
         return _safety_page(request, viewer, db, run_id, error=error, typed=chosen)
     text = f"{shown.tool}: {plural(shown.total.passed + shown.total.failed, 'attempt')} judged."
     return redirect(request, f"/p/{viewer.project.slug}/evaluations/{run.id}/safety", text)
+
+
+@router.post("/evaluations/{run_id:int}/safety/reports/{report_id:int}/remove")
+def remove_report(request: Request, viewer: CanRun, db: Db, run_id: SmallId, report_id: SmallId) -> Response:
+    run = frame_of(db, viewer.project.id, run_id, "safety").run
+    tool = safety_reports.remove(db, run, report_id, user=viewer.user)
+    return redirect(
+        request, f"/p/{viewer.project.slug}/evaluations/{run.id}/safety", f"The report of {tool} is removed."
+    )
 
 
 @router.get("/suites/results/{result_id:int}/audit")

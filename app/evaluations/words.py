@@ -130,7 +130,8 @@ def _without_alarm(diversity: dict[str, Any], figure: str) -> str:
 SAMPLE_FIGURES: tuple[tuple[str, str, int | None], ...] = (
     ("similarity_normalised", "Similarity, gated and normalised", 3),
     ("similarity", "Similarity, raw ROUGE-L", 3),
-    ("distinct_k", "Distinct answers", 2),
+    ("distinct_k_gated", "Distinct answers, gated", 2),
+    ("distinct_k", "Distinct answers, raw", 2),
     ("ead", "EAD", 3),
     ("self_bleu", "Self-BLEU-4", 3),
     ("semantic", "Semantic similarity", 3),

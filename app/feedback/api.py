@@ -1,137 +1,196 @@
-"""The JSON API for apps: send thumbs, read back what was stored. A 2xx answer means that it is on disk."""
+"""The JSON API for apps: send thumbs, take them back, read what was stored. A 2xx answer means that it is on disk."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from app.accounts.access import KeyHolder, RequireKey
+from app.accounts.key_check import bearer_hash
 from app.core.db import Db
-from app.core.errors import InvalidError, UnsupportedMediaError
+from app.core.errors import InvalidError, StudioError
 from app.core.pagination import int_cursor, page_of
+from app.feedback import api_completions, api_logs
+from app.feedback.api_parts import (
+    KEY_HEADER,
+    Body,
+    PageWriter,
+    Reader,
+    Writer,
+    batch_body,
+    batch_items,
+    batch_result,
+    body_of,
+    check_source,
+    json_body,
+    require_json,
+    source_of,
+    split_good,
+)
+from app.feedback.hot import Ask, RequireKeyInBatch, send
+from app.feedback.idempotency import Answer, once
+from app.feedback.messages import check_storable
 from app.feedback.schemas import (
     EXAMPLE,
+    EXAMPLE_THUMB,
     BatchResult,
     BigId,
     FeedbackItem,
     FeedbackOut,
     FeedbackPage,
     ItemResult,
-    parse_item,
+    Thumb,
+    input_schema,
+    parse_feedback,
+    parse_thumb,
 )
-from app.feedback.service import feedback_out, get_feedback, ingest
-from app.models import ApiKey, Completion, Rating
+from app.feedback.service import feedback_out, get_feedback, ingest, take_back
+from app.models import Completion, Rating
 from app.web.openapi import BEARER, error_answers
+from app.web.shortcut import LeanRoute
 
-MAX_BATCH = 1000
-_RESERVED = {"annotation", "playground", "import"}
+__all__ = ["require_json", "router", "send_feedback", "source_of"]
 
-
-def require_json(request: Request) -> None:
-    """Raises UnsupportedMediaError where a body is not declared as JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMediaError(
-            f"The body is {kind or 'of no declared type'}.", remedy="Send JSON with `Content-Type: application/json`."
-        )
-
-
-router = APIRouter(prefix="/api/v1", tags=["feedback"], dependencies=[BEARER])
-Writer = Annotated[KeyHolder, Depends(RequireKey("feedback:write"))]
-Reader = Annotated[KeyHolder, Depends(RequireKey("feedback:read"))]
-IsJson = Depends(require_json)
-
-
-def source_of(key: ApiKey) -> str:
-    """The name under which a key's ratings are stored; a key that replaces another by the same name continues it."""
-    slug = re.sub(r"[^a-z0-9]+", "-", key.name.lower()).strip("-")[:80] or "api"
-    return f"api-{slug}" if slug in _RESERVED else slug
-
-
-def _body(*, batch: bool = False) -> dict[str, Any]:
-    """The request body for the OpenAPI document: items are checked by ``parse_item``, one by one, not by FastAPI."""
-    schema = FeedbackItem.model_json_schema()
-    if batch:
-        items = {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": schema}
-        schema = {"title": "FeedbackBatch", "type": "object", "required": ["items"], "properties": {"items": items}}
-    example: dict[str, Any] = {"items": [EXAMPLE]} if batch else EXAMPLE
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-@router.post(
-    "/feedback",
-    status_code=201,
-    summary="Send one thumb",
-    response_model=ItemResult,
-    dependencies=[IsJson],
-    responses={
-        200: {"model": ItemResult, "description": "Was there already, or replaced."},
-        **error_answers(413, 415, 422),
-    },
-    openapi_extra=_body(),
+thumbs = APIRouter(prefix="/api/v1", tags=["feedback"], dependencies=[BEARER])
+lean = APIRouter(
+    prefix="/api/v1",
+    tags=["feedback"],
+    dependencies=[BEARER, Depends(RequireKeyInBatch("feedback:write", publishable=True))],
+    route_class=LeanRoute,
 )
-def send_feedback(db: Db, holder: Writer, response: Response, item: Annotated[Any, Body()]) -> ItemResult:
-    """Store one completion with its prompt and the thumb on it. The same item again changes nothing, so retry freely.
+OwnId = Annotated[str, Path(min_length=1, max_length=200, description="The feedback's own id.")]
+OwnSource = Annotated[
+    str, Path(max_length=100, description="The key's own source: its name in lower case, with dashes.")
+]
 
-    Without `label` the completion waits in the annotation queue.
+_ADDRESS: list[dict[str, Any]] = [
+    {
+        "name": "source",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "maxLength": 100},
+        "description": "The key's own source: its name in lower case, with dashes.",
+    },
+    {
+        "name": "external_id",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        "description": "The feedback's own id.",
+    },
+]
+
+_EITHER = input_schema(FeedbackItem, Thumb)
+_SENT: dict[int | str, dict[str, Any]] = {
+    200: {"model": ItemResult, "description": "Was there already, or replaced."},
+    201: {"model": ItemResult, "description": "Stored."},
+    202: {"model": ItemResult, "description": "Stored, and waits for the output that it names."},
+    **error_answers(409, 413, 415, 422, 503),
+}
+
+
+async def _taken(ask: Ask, body: Any) -> Response:
+    return (await send(ask, body)).response()
+
+
+@lean.post(
+    "/feedback", status_code=201, summary="Send one thumb", responses=_SENT, openapi_extra=body_of(_EITHER, EXAMPLE)
+)
+async def send_feedback(request: Request) -> Response:
+    """Store a thumb with its output, or on an output that is only named. The same item again changes nothing, so retry freely.
+
+    An output without `label` waits in the annotation queue. A thumb that names an output not seen yet is answered 202 and
+    counts as soon as the output comes.
     """
-    result = ingest(db, holder.project, [parse_item(item)], source_of(holder.key))[0]
-    if result.status == "error":
-        raise InvalidError(result.message or "The item does not fit.", fields=result.fields)
-    response.status_code = 201 if result.status == "created" else 200
-    return result
+    key = bearer_hash(request)
+    body = await json_body(request)
+    ask = Ask(request, key, None)
+    try:
+        ask.item = parse_feedback(body)
+    except StudioError as error:
+        ask.error = error
+    return await _taken(ask, body)
 
 
-@router.post(
+@lean.put(
+    "/feedback/{source}/{external_id:path}",  # noqa: FAST003 -- read from the request
+    summary="Set one thumb by its own id",
+    responses=_SENT,
+    openapi_extra=body_of(input_schema(Thumb), EXAMPLE_THUMB, *_ADDRESS),
+)
+async def put_feedback(request: Request) -> Response:
+    """Store or replace the feedback of this id. What the body leaves out stays as it was; `comment: ""` and `reasons: []` empty it.
+
+    The body names the output (`completion_id` or `output_id`) and the rater. 409 where this id is the feedback of another rater
+    or on another output, or where this rater's feedback on the output has another id.
+    """
+    key = bearer_hash(request)
+    body = await json_body(request)
+    ask = Ask(request, key, None, source=request.path_params["source"], put=True)
+    try:
+        ask.item = _named(body, request.path_params["external_id"])
+    except StudioError as error:
+        ask.error = error
+    return await _taken(ask, body)
+
+
+def _named(body: Any, external_id: str) -> Thumb:
+    if isinstance(body, dict):
+        if body.get("external_id", external_id) != external_id:
+            raise InvalidError("The item does not fit.", fields={"external_id": "is not the id in the address"})
+        body = {**body, "external_id": external_id}
+    return parse_thumb(body)
+
+
+@thumbs.delete(
+    "/feedback/{source}/{external_id:path}",
+    status_code=204,
+    summary="Take one thumb back",
+    responses=error_answers(422),
+    openapi_extra={"parameters": [KEY_HEADER]},
+)
+def delete_feedback(request: Request, db: Db, holder: PageWriter, source: OwnSource, external_id: OwnId) -> Response:
+    """Un-click, whether it is stored or waits for its output. The history keeps it. Again, or for an id never seen: 204 as well."""
+    own = check_source(holder.key, source)
+    try:
+        check_storable(external_id, "external_id")
+    except ValueError as error:
+        raise InvalidError("The id does not fit.", fields={"external_id": str(error)}) from None
+
+    def work() -> Answer:
+        take_back(db, holder.project, own, external_id)
+        return Answer(204)
+
+    return once(db, holder.project.id, own, request, None, work).response()
+
+
+@thumbs.post(
     "/feedback/batch",
     summary="Send up to 1,000 thumbs",
-    dependencies=[IsJson],
-    responses=error_answers(413, 415, 422),
-    openapi_extra=_body(batch=True),
+    responses={200: {"model": BatchResult}, **error_answers(409, 413, 415, 422)},
+    openapi_extra=batch_body("FeedbackBatch", _EITHER, EXAMPLE),
 )
-def send_batch(db: Db, holder: Writer, body: Annotated[Any, Body()]) -> BatchResult:
+def send_batch(request: Request, db: Db, holder: Writer, body: Body) -> Response:
     """Each item is stored or refused by itself; the answer has one result per item, in order."""
-    results: list[ItemResult] = []
-    good: list[tuple[int, FeedbackItem]] = []
-    for index, raw in enumerate(_batch_items(body)):
-        try:
-            good.append((index, parse_item(raw)))
-        except InvalidError as error:
-            results.append(ItemResult(index=index, status="error", message=error.message, fields=error.fields))
-    stored = ingest(db, holder.project, [item for _, item in good], source_of(holder.key)) if good else []
-    results += [result.model_copy(update={"index": index}) for (index, _), result in zip(good, stored, strict=True)]
-    results.sort(key=lambda result: result.index)
-    counts = [result.status for result in results]
-    return BatchResult(
-        created=counts.count("created"),
-        updated=counts.count("updated"),
-        unchanged=counts.count("unchanged"),
-        errors=counts.count("error"),
-        items=results,
-    )
+    source = source_of(holder.key)
+
+    def work() -> Answer:
+        good, bad = split_good(batch_items(body), parse_feedback)
+        stored = ingest(db, holder.project, [item for _, item in good], source) if good else []
+        return Answer(200, batch_result([place for place, _ in good], stored, bad))
+
+    return once(db, holder.project.id, source, request, body, work).response()
 
 
-def _batch_items(body: Any) -> list[Any]:
-    items = body.get("items") if isinstance(body, dict) else body
-    if not isinstance(items, list) or not 1 <= len(items) <= MAX_BATCH:
-        raise InvalidError(
-            "The batch does not fit.", fields={"items": f"a list of 1 to {MAX_BATCH:,} items of feedback"}
-        )
-    return items
-
-
-@router.get("/feedback/{feedback_id}", summary="Read one rating", responses=error_answers(404, 422))
+@thumbs.get("/feedback/{feedback_id}", summary="Read one rating", responses=error_answers(404, 422))
 def read_feedback(db: Db, holder: Reader, feedback_id: BigId) -> FeedbackOut:
     """A rating as it was stored, with its prompt and completion."""
     return feedback_out(get_feedback(db, holder.project, feedback_id))
 
 
-@router.get("/feedback", summary="List ratings", responses=error_answers(422))
+@thumbs.get("/feedback", summary="List ratings", responses=error_answers(422))
 def list_feedback(
     db: Db,
     holder: Reader,
@@ -151,3 +210,8 @@ def list_feedback(
         query = query.where(Rating.id < before)
     page = page_of(db.scalars(query).all(), limit, lambda rating: rating.id)
     return FeedbackPage(items=[feedback_out(rating) for rating in page.rows], next_cursor=page.next_cursor)
+
+
+router = APIRouter()
+for part in (lean, thumbs, api_completions.router, api_logs.router):
+    router.include_router(part)

@@ -4,8 +4,36 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.feedback import routes_annotate, routes_completions, routes_docs, routes_queues, routes_sources
+from app.feedback import (
+    cors,
+    routes_annotate,
+    routes_bulk,
+    routes_completions,
+    routes_docs,
+    routes_gold,
+    routes_import,
+    routes_keys,
+    routes_links,
+    routes_queues,
+    routes_raters,
+    routes_sources,
+    widget,
+)
 
 router = APIRouter(include_in_schema=False)
-for part in (routes_annotate, routes_queues, routes_completions, routes_sources, routes_docs):
+for part in (
+    routes_annotate,
+    routes_keys,
+    routes_queues,
+    routes_raters,
+    routes_completions,
+    routes_bulk,
+    routes_import,
+    routes_sources,
+    routes_docs,
+    routes_gold,
+    routes_links,
+    cors,
+    widget,
+):
     router.include_router(part.router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -16,6 +17,8 @@ from app.feedback.messages import shown_turns
 from app.feedback.queue import SOURCE, rater_of
 from app.feedback.ratings import rate, retract
 from app.feedback.schemas import BigId
+from app.feedback.search import is_behind
+from app.models import Role
 from app.web.htmx import redirect
 from app.web.templating import render
 
@@ -33,19 +36,27 @@ def completions(
     model: Annotated[str, Query(max_length=200)] = "",
     state: Annotated[str, Query(max_length=20)] = "",
     q: Annotated[str, Query(max_length=200)] = "",
+    source: Annotated[str, Query(max_length=200)] = "",
     cursor: str | None = None,
 ) -> Response:
-    wanted = browse.Filter(*(value.replace("\x00", "") for value in (category, model, state, q.strip())))
+    wanted = browse.Filter(*(value.replace("\x00", "") for value in (category, model, state, q.strip(), source)))
+    hides = viewer.role == Role.ANNOTATOR
+    if hides and wanted.state != "unrated":
+        wanted = replace(wanted, state="")  # it would tell others' verdicts
     page = browse.list_completions(db, viewer.project, wanted, int_cursor(cursor))
-    categories, models = browse.choices(db, viewer.project)
-    kept = {"category": wanted.category, "model": wanted.model, "state": wanted.state, "q": wanted.text}
-    address = urlencode({key: value for key, value in kept.items() if value})
+    categories, models, sources = browse.choices(db, viewer.project)
+    address = urlencode({"q" if key == "text" else key: value for key, value in wanted.to_dict().items()})
     context = {
         "lines": page.rows,
+        "hides": hides,
+        "own": browse.rated_by(db, viewer.project, rater_of(viewer.user), page.rows) if hides else set(),
         "wanted": wanted,
         "categories": [(name, name) for name in categories],
         "models": [(name, name) for name in models],
+        "sources": [(name, name) for name in sources],
+        "behind": bool(wanted.text) and is_behind(db, viewer.project),
         "turns": shown_turns,
+        "address": address,
         "older": f"?{address}&cursor={page.next_cursor}" if page.next_cursor else None,
         "newest": f"?{address}" if cursor else None,
     }
@@ -63,6 +74,7 @@ def one_completion(request: Request, db: Db, viewer: Watcher, completion_id: Big
         "completion": completion,
         "prompt": completion.prompt,
         "ratings": ratings,
+        "hides": viewer.role == Role.ANNOTATOR and mine is None,
         "mine": mine,
         "names": browse.rater_names(db, ratings),
         "turns": shown_turns,

@@ -31,9 +31,14 @@ def _kind(schema: dict[str, Any]) -> str:
 def _fields(schema: dict[str, Any], prefix: str = "") -> list[dict[str, Any]]:
     """Rows of a table of fields; the items of a list one level down."""
     rows: list[dict[str, Any]] = []
+    if "anyOf" in schema:  # one of several: the fields of all, each as the first that has it says
+        for choice in schema["anyOf"]:
+            known = {row["name"] for row in rows}
+            rows += [row for row in _fields(choice, prefix) if row["name"] not in known]
+        return rows
     for name, part in schema.get("properties", {}).items():
         inner = part.get("items", {})
-        deep = isinstance(inner, dict) and "properties" in inner
+        deep = isinstance(inner, dict) and bool(inner.keys() & {"properties", "anyOf"})
         rows.append(
             {
                 "name": prefix + name,

@@ -1,22 +1,33 @@
-"""Sources: API keys, imports and the form that takes a file."""
+"""Sources: what comes in from where, API keys, feedback that waits for its output, the last imports."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Path, Request, Response
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from starlette.datastructures import UploadFile
 
 from app.accounts.access import Require, Viewer
-from app.accounts.keys import SCOPES, create_key, list_keys, revoke_key
+from app.accounts.key_check import rate_limit
+from app.accounts.keys import (
+    DEFAULT_SCOPES,
+    SCOPE_WORDS,
+    create_key,
+    has_ended,
+    list_keys,
+    revoke_key,
+    rotate_key,
+)
 from app.core.clock import utcnow
 from app.core.db import Db
 from app.core.errors import InvalidError, NotFoundError, StudioError
-from app.feedback.importers import import_file
-from app.models import Import, Project
+from app.feedback.arrivals import arrivals, arrivals_of
+from app.feedback.imports.words import status_words
+from app.feedback.pending import OVERDUE, count_waiting, waiting_list
+from app.feedback.widget import snippet
+from app.models import ApiKey, Import, Project, Webhook
 from app.settings import get_settings
 from app.web.address import public_address
 from app.web.htmx import redirect
@@ -24,9 +35,10 @@ from app.web.templating import render
 
 router = APIRouter(prefix="/p/{slug}/sources")
 Watcher = Annotated[Viewer, Depends(Require("source.view"))]
-Importer = Annotated[Viewer, Depends(Require("source.import"))]
 KeyEditor = Annotated[Viewer, Depends(Require("key.edit"))]
 SmallId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+Text = Annotated[str, Form()]
+_ENDED_SHOWN = 5
 
 
 def last_imports(db: Session, project: Project, limit: int = 20) -> Sequence[Import]:
@@ -34,16 +46,52 @@ def last_imports(db: Session, project: Project, limit: int = 20) -> Sequence[Imp
     return db.scalars(query.order_by(Import.id.desc()).limit(limit)).all()
 
 
+def _webhooks(db: Session, project: Project) -> tuple[int, int]:
+    """All, and those switched on."""
+    query = select(func.count(), func.count().filter(Webhook.is_enabled)).where(Webhook.project_id == project.id)
+    row = db.execute(query).one()
+    return row[0], row[1]
+
+
+_BLANK = {
+    "name": "",
+    "expires_in_days": "365",
+    "rate_per_minute": "",
+    "scopes": list(DEFAULT_SCOPES),
+    "pub_name": "",
+    "pub_days": "",
+    "pub_rate": "",
+    "origins": "",
+}
+"""What the two forms hold at first. A publishable key stands in pages for years: it does not expire by itself."""
+
+
 def _page(request: Request, db: Session, viewer: Viewer, *, status_code: int = 200, **more: Any) -> Response:
+    keys = list_keys(db, viewer.project)
+    ended = [key for key in keys if has_ended(key)]
+    address = public_address(request)
     context = {
-        "keys": list_keys(db, viewer.project),
+        "sources": arrivals(db, viewer.project, keys),
+        "keys": [key for key in keys if not has_ended(key)] + ended[:_ENDED_SHOWN],
+        "num_ended_more": max(len(ended) - _ENDED_SHOWN, 0),
+        "has_ended": has_ended,
+        "rate_limit": rate_limit,
+        "snippets": {key.id: snippet(key, address) for key in keys if key.public_token and not has_ended(key)},
+        "num_waiting": count_waiting(db, viewer.project),
+        "num_overdue": count_waiting(db, viewer.project, OVERDUE),
+        "waiting": waiting_list(db, viewer.project, limit=10),
         "imports": last_imports(db, viewer.project),
+        "webhooks": _webhooks(db, viewer.project),
         "now": utcnow(),
-        "scopes": SCOPES,
-        "address": public_address(request),
+        "status_words": status_words,
+        "scope_words": SCOPE_WORDS,
+        "usual": {"secret": get_settings().secret_key_rate, "publishable": get_settings().publishable_key_rate},
+        "address": address,
         "token": None,
         "errors": {},
-        "typed": {"name": "", "expires_in_days": "365", "scopes": list(SCOPES)},
+        "page_errors": {},
+        "not_rotated": {},
+        "typed": _BLANK,
         **more,
     }
     return render(request, "feedback/sources.html", context, status_code=status_code)
@@ -54,69 +102,106 @@ def sources(request: Request, db: Db, viewer: Watcher) -> Response:
     return _page(request, db, viewer)
 
 
+@router.get("/arrivals/{source_name}")
+def source_card(request: Request, db: Db, viewer: Watcher, source_name: str) -> Response:
+    """The card of one source again: the page asks for it while the source waits for its first rating."""
+    source = arrivals_of(db, viewer.project, list_keys(db, viewer.project), source_name)
+    if source is None:
+        raise NotFoundError("There is no such source in this project.")
+    return render(request, "feedback/_source.html", {"source": source, "arrived": source.last_at is not None})
+
+
+def _whole(text: str) -> int | None:
+    """None where nothing was typed, -1 (which no field takes) for what is no number."""
+    plain = text.strip()
+    if not plain:
+        return None
+    return int(plain) if plain.isascii() and plain.isdecimal() and len(plain) < 9 else -1
+
+
+def _show(request: Request, db: Session, viewer: Viewer, key: ApiKey, token: str, **more: Any) -> Response:
+    """The page with a key's token: in this answer and, for a secret key, nowhere else."""
+    return _page(request, db, viewer, token=token, fresh=key, **more)
+
+
 @router.post("/keys")
 def make_key(
     request: Request,
     db: Db,
     viewer: KeyEditor,
-    name: Annotated[str, Form()] = "",
-    expires_in_days: Annotated[str, Form()] = "365",
+    name: Text = "",
+    expires_in_days: Text = "365",
+    rate_per_minute: Text = "",
     scope: Annotated[list[str], Form()] = [],  # noqa: B006 -- FastAPI copies defaults
 ) -> Response:
     """The key is in this answer and nowhere else."""
-    typed = {"name": name, "expires_in_days": expires_in_days, "scopes": scope}
-    plain = expires_in_days.strip()
-    days = int(plain) if plain.isdecimal() and len(plain) < 6 else 0
+    days, rate = _whole(expires_in_days), _whole(rate_per_minute)
     try:
         key, token = create_key(
-            db, viewer.project, name, scope, expires_in_days=days if plain else None, user=viewer.user
+            db, viewer.project, name, scope, expires_in_days=days, rate_per_minute=rate, user=viewer.user
         )
     except InvalidError as error:
-        return _page(request, db, viewer, status_code=422, errors=error.fields, typed=typed)
-    return _page(request, db, viewer, token=token, fresh=key)
+        typed = {"name": name, "expires_in_days": expires_in_days, "rate_per_minute": rate_per_minute, "scopes": scope}
+        return _page(request, db, viewer, status_code=422, errors=error.fields, typed={**_BLANK, **typed})
+    return _show(request, db, viewer, key, token)
+
+
+_PAGE_FIELDS = {"name": "pub_name", "expires_in_days": "pub_days", "rate_per_minute": "pub_rate"}
+
+
+@router.post("/keys/publishable")
+def make_page_key(
+    request: Request,
+    db: Db,
+    viewer: KeyEditor,
+    pub_name: Text = "",
+    pub_days: Text = "",
+    pub_rate: Text = "",
+    origins: Text = "",
+) -> Response:
+    """A key for web pages, with the snippet to put into them."""
+    days, rate = _whole(pub_days), _whole(pub_rate)
+    try:
+        key, token = create_key(
+            db,
+            viewer.project,
+            pub_name,
+            kind="publishable",
+            origins=origins.split(),
+            expires_in_days=days,
+            rate_per_minute=rate,
+            user=viewer.user,
+        )
+    except InvalidError as error:
+        typed = {"pub_name": pub_name, "pub_days": pub_days, "pub_rate": pub_rate, "origins": origins}
+        errors = {_PAGE_FIELDS.get(name, name): words for name, words in error.fields.items()}
+        return _page(request, db, viewer, status_code=422, page_errors=errors, typed={**_BLANK, **typed})
+    return _show(request, db, viewer, key, token)
+
+
+@router.post("/keys/{key_id}/rotate")
+def renew_key(request: Request, db: Db, viewer: KeyEditor, key_id: SmallId, overlap_hours: Text = "24") -> Response:
+    """A new key in place of this one, which goes on for the overlap so that apps can be changed one by one."""
+    hours = _whole(overlap_hours)
+    try:
+        key, token = rotate_key(
+            db, viewer.project, key_id, overlap_hours=-1 if hours is None else hours, user=viewer.user
+        )
+    except NotFoundError:
+        raise
+    except StudioError as error:
+        words = error.fields.get("overlap_hours") or f"{error.message} {error.remedy}".strip()
+        return _page(
+            request,
+            db,
+            viewer,
+            status_code=error.status,
+            not_rotated={"id": key_id, "typed": overlap_hours, "words": words},
+        )
+    return _show(request, db, viewer, key, token, overlap_hours=hours)
 
 
 @router.post("/keys/{key_id}/revoke")
 def end_key(request: Request, db: Db, viewer: KeyEditor, key_id: SmallId) -> Response:
     key = revoke_key(db, viewer.project, key_id, user=viewer.user)
     return redirect(request, f"/p/{viewer.project.slug}/sources", f"{key.name} is revoked.")
-
-
-def _import_page(request: Request, *, status_code: int = 200, errors: dict[str, str] | None = None) -> Response:
-    context = {"errors": errors or {}, "max_bytes": get_settings().max_import_bytes}
-    return render(request, "feedback/import.html", context, status_code=status_code)
-
-
-@router.get("/import")
-def import_form(request: Request, viewer: Importer) -> Response:  # noqa: ARG001 -- the guard
-    return _import_page(request)
-
-
-async def uploaded_file(request: Request) -> AsyncIterator[UploadFile | None]:
-    """FastAPI's own File() is read before the guard: anyone could fill the disk with what will be refused."""
-    async with request.form() as form:
-        file = form.get("file")
-        yield file if isinstance(file, UploadFile) else None
-
-
-@router.post("/import")
-def import_upload(
-    request: Request, db: Db, viewer: Importer, file: Annotated[UploadFile | None, Depends(uploaded_file)]
-) -> Response:
-    """The whole file or nothing of it; then to the page with what became of every row."""
-    if file is None or not file.filename:
-        return _import_page(request, status_code=422, errors={"file": "choose a file"})
-    try:
-        entry = import_file(db, viewer.project, file.file, filename=file.filename, user=viewer.user)
-    except StudioError as error:
-        words = error.fields.get("file") or f"{error.message} {error.remedy}"
-        return _import_page(request, status_code=error.status, errors={"file": words})
-    return redirect(request, f"/p/{viewer.project.slug}/sources/imports/{entry.id}")
-
-
-@router.get("/imports/{import_id}")
-def import_result(request: Request, db: Db, viewer: Watcher, import_id: SmallId) -> Response:
-    entry = db.scalar(select(Import).where(Import.project_id == viewer.project.id, Import.id == import_id))
-    if entry is None:
-        raise NotFoundError("There is no such import in this project.")
-    return render(request, "feedback/import_result.html", {"entry": entry})

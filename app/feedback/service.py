@@ -3,195 +3,168 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ARRAY, Text, any_, func, literal, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFoundError, UnavailableError
-from app.core.ids import content_hash
-from app.feedback.bulk import INSERT_COMPLETIONS, INSERT_PROMPTS, fresh_ids, insert_rows
-from app.feedback.messages import conversation_root, messages_text
+from app.feedback.corrections import store_edits
+from app.feedback.outputs import Row, completion_hash, prepare, prompt_hash, store_outputs, store_prompts
+from app.feedback.pending import forget_waiting, keep_waiting, missed, take_waiting
 from app.feedback.queue_fill import queue_completions
-from app.feedback.ratings import Verdict, rater_key, store_verdicts
-from app.feedback.schemas import FeedbackItem, FeedbackOut, ItemResult
-from app.models import Completion, Project, Prompt, Rating
+from app.feedback.ratings import Stored, Verdict, rater_key, retract_by_external_id, store_verdicts
+from app.feedback.schemas import FeedbackItem, FeedbackOut, ItemResult, Thumb
+from app.models import Project, Rating
+
+__all__ = [
+    "completion_hash",
+    "feedback_out",
+    "get_feedback",
+    "ingest",
+    "join_missed",
+    "prompt_hash",
+    "store_prompts_of",
+    "take_back",
+]
 
 _TRIES = 5
-_WAIT_SECONDS = 3
-_TRY_AGAIN = {"40P01", "55P03"}
-"""Deadlock, lock timeout."""
-
-
-@dataclass(slots=True)
-class _Prepared:
-    item: FeedbackItem
-    prompt_hash: str
-    completion_hash: str
-    completion_id: int | None = None
-    is_new: bool = False
-    error: str = ""
-
-
-def prompt_hash(messages: list[dict[str, Any]], category: str | None, conversation_id: str | None) -> str:
-    return content_hash([messages, category, conversation_id])
-
-
-def completion_hash(
-    of_prompt: str, messages: list[dict[str, Any]], model: str | None, finish_reason: str | None
-) -> str:
-    return content_hash([of_prompt, messages, model, finish_reason])
-
-
-def _prepare(item: FeedbackItem) -> _Prepared:
-    of_prompt = prompt_hash(item.prompt, item.category, item.conversation_id)
-    return _Prepared(item, of_prompt, completion_hash(of_prompt, item.completion, item.model, item.finish_reason))
+_LOCK_TIMEOUT = text("SET LOCAL lock_timeout = '3s'")
+_TRY_AGAIN = {"40P01", "55P03", "23505", "23503"}
+"""Deadlock, lock timeout, a unique key that another writer took since it was looked for, and a prompt that was found
+and then went: a cancelled import removes those that nobody else had used."""
 
 
 def ingest(
-    db: Session, project: Project, items: Sequence[FeedbackItem], source: str, *, from_file: bool = False
+    db: Session,
+    project: Project,
+    items: Sequence[FeedbackItem | Thumb],
+    source: str,
+    *,
+    from_file: bool = False,
+    put: bool = False,
 ) -> list[ItemResult]:
     """Store ``items`` (at most some thousand) in one savepoint and say for each what became of it, in order.
 
     The same item again is unchanged. ``from_file``: so is a verdict that its rater gave once and changed since, because files
-    are read again. Two writers that lock the same texts in opposite order are told apart by PostgreSQL's deadlock check; only
-    a file holds locks over several calls, so everyone else waits a bounded time, lets go and tries again.
+    are read again. ``put``: a feedback's own id must be the one that its rater's verdict on the output has. Two writers that
+    lock the same texts in opposite order are told apart by PostgreSQL's deadlock check; only a file holds locks over several
+    calls, so everyone else waits a bounded time, lets go and tries again.
     Raises UnavailableError when a file that is being imported holds the same texts for too long.
     """
     for _ in range(_TRIES):
         try:
             with db.begin_nested():
                 if not from_file:
-                    db.execute(select(func.set_config("lock_timeout", f"{_WAIT_SECONDS}s", True)))
-                return _ingest(db, project, [_prepare(item) for item in items], source, skip_history=from_file)
-        except OperationalError as error:
+                    db.execute(_LOCK_TIMEOUT)
+                rows = [prepare(project, item) for item in items]
+                return _ingest(db, project, rows, source, skip_history=from_file, put=put)
+        except (OperationalError, IntegrityError) as error:
             if getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
                 raise
     raise UnavailableError("The same texts are being written by an import.", remedy="Send the items again in a minute.")
 
 
+def store_prompts_of(db: Session, project: Project, items: Sequence[FeedbackItem]) -> None:
+    """The prompts alone, ahead of ``ingest`` of the same items: without completions they are shown nowhere."""
+    store_prompts(db, project, [prepare(project, item) for item in items])
+
+
 def _ingest(
-    db: Session, project: Project, rows: list[_Prepared], source: str, *, skip_history: bool
+    db: Session, project: Project, rows: list[Row], source: str, *, skip_history: bool, put: bool
 ) -> list[ItemResult]:
-    _find_by_external_id(db, project, rows)
-    prompt_ids = _store_prompts(db, project, [row for row in rows if row.completion_id is None and not row.error])
-    _store_completions(db, project, [row for row in rows if row.completion_id is None and not row.error], prompt_ids)
-    rated = [row for row in rows if row.completion_id is not None and row.item.label is not None]
-    verdicts = [_verdict(row) for row in rated]
-    outcomes = store_verdicts(db, project.id, source, verdicts, skip_history=skip_history)
-    unlabelled = [row.completion_id for row in rows if row.is_new and row.item.label is None and row.completion_id]
+    store_outputs(db, project, rows)
+    _join(db, project, rows)
+    homeless = [row for row in rows if row.completion_id is None and not row.error]
+    keep_waiting(db, project, homeless, source, put=put)
+    outcomes = _store_thumbs(db, project, rows, source, skip_history=skip_history, put=put)
+    unlabelled = [row.completion_id for row in rows if row.is_new and row.item.value is None and row.completion_id]
     if unlabelled:
         queue_completions(db, project, unlabelled)
-    of_row = {id(row): outcome for row, outcome in zip(rated, outcomes, strict=True)}
-    return [_result(index, row, of_row.get(id(row))) for index, row in enumerate(rows)]
+    return [_result(index, row, outcomes.get(id(row))) for index, row in enumerate(rows)]
 
 
-def _result(index: int, row: _Prepared, outcome: tuple[Any, int] | None) -> ItemResult:
+def _join(db: Session, project: Project, rows: list[Row]) -> None:
+    """Stores what waited for outputs that are here now."""
+    for source, waited in take_waiting(db, project.id, rows).items():
+        left = waited
+        for _ in range(3):  # as it came; without its edit or its id; without both
+            _store_thumbs(db, project, left, source, skip_history=False, put=False)
+            left = [row for row in left if row.error]
+            for row in left:  # its edit changes nothing, or its id is taken by now: the thumb counts all the same
+                row.item = row.item.model_copy(update={row.field: None, "label": row.item.value})
+                row.error = ""
+
+
+def _store_thumbs(
+    db: Session, project: Project, rows: list[Row], source: str, *, skip_history: bool, put: bool
+) -> dict[int, Stored]:
+    """By ``id(row)``. Fills ``error`` of rows whose correction or id does not fit."""
+    store_edits(db, project, rows)
+    rated = [row for row in rows if row.completion_id is not None and row.item.value is not None and not row.error]
+    new = {row.completion_id for row in rows if row.is_new and row.completion_id is not None}
+    verdicts = [_verdict(row, put=put) for row in rated]
+    outcomes = store_verdicts(db, project.id, source, verdicts, skip_history=skip_history, new=new)
+    for row, outcome in zip(rated, outcomes, strict=True):
+        if outcome.conflict:
+            row.refuse("external_id", outcome.conflict)
+    return {id(row): outcome for row, outcome in zip(rated, outcomes, strict=True)}
+
+
+def _result(index: int, row: Row, outcome: Stored | None) -> ItemResult:
     if row.error:
-        return ItemResult(
-            index=index, status="error", message="The item does not fit.", fields={"completion_id": row.error}
-        )
+        fields = {row.field: row.error}
+        return ItemResult(index=index, status="error", message="The item does not fit.", fields=fields)
+    if row.is_pending:
+        return ItemResult(index=index, status="pending")
     if outcome is None:
         return ItemResult(index=index, status="created" if row.is_new else "unchanged", output_id=row.completion_id)
-    return ItemResult(index=index, status=outcome[0], id=outcome[1], output_id=row.completion_id)
+    return ItemResult(
+        index=index,
+        status=outcome.outcome,
+        id=outcome.rating_id,
+        output_id=row.completion_id,
+        correction_output_id=row.edit_id,
+    )
 
 
-def _verdict(row: _Prepared) -> Verdict:
+def _verdict(row: Row, *, put: bool) -> Verdict:
     item = row.item
     assert row.completion_id is not None
-    assert item.label is not None
+    assert item.value is not None
     return Verdict(
         row.completion_id,
-        rater_key(item.rater, external_id=item.external_id, completion_id=item.completion_id, value=item.label),
-        item.label,
+        rater_key(item.rater, external_id=item.external_id, completion_id=item.completion_id, value=item.value),
+        item.value,
         item.reasons,
         item.comment,
         item.occurred_at,
         item.external_id,
         item.metadata,
+        correction_id=row.edit_id,
+        is_named=item.rater is not None,
+        put=put,
     )
 
 
-def _find_by_external_id(db: Session, project: Project, rows: list[_Prepared]) -> None:
-    """An app's output id names one output: the same texts are that one even where the model's name is left out now."""
-    wanted = [row.item.completion_id for row in rows if row.item.completion_id]
-    if not wanted:
-        return
-    query = (
-        select(Completion.external_id, Completion.id, Completion.messages, Prompt.messages)
-        .join(Prompt, Prompt.id == Completion.prompt_id)
-        .where(Completion.project_id == project.id, Completion.external_id == any_(literal(wanted, ARRAY(Text))))
-    )
-    known: dict[str | None, tuple[int | None, Any, Any]] = {
-        external: (key, answer, asked) for external, key, answer, asked in db.execute(query)
-    }
-    for row in rows:
-        item = row.item
-        if not item.completion_id:
-            continue
-        key, answer, asked = known.setdefault(item.completion_id, (None, item.completion, item.prompt))
-        if answer != item.completion or asked != item.prompt:
-            row.error = f"{item.completion_id} is already the id of another output; use one id per output"
-        row.completion_id = None if row.error else key
+def take_back(db: Session, project: Project, source: str, external_id: str) -> bool:
+    """Un-click of feedback by its own id, stored or waiting. False where there is none, which is no error."""
+    waited = forget_waiting(db, project.id, source, external_id)
+    return retract_by_external_id(db, project.id, source, external_id) or waited
 
 
-def _store_prompts(db: Session, project: Project, rows: list[_Prepared]) -> dict[str, int]:
-    """Prompt hash -> id. Written in the order of the hashes, so that two writers take their locks in one order."""
-    values = {
-        row.prompt_hash: {
-            "content_hash": row.prompt_hash,
-            "messages": row.item.prompt,
-            "category": row.item.category,
-            "conversation_id": row.item.conversation_id,
-            "root": conversation_root(row.item.prompt, row.item.conversation_id),
-        }
-        for row in rows
-    }
-    if not values:
-        return {}
-    insert_rows(db, INSERT_PROMPTS, project.id, list(values.values()))
-    query = select(Prompt.content_hash, Prompt.id).where(
-        Prompt.project_id == project.id, Prompt.content_hash == any_(literal(list(values), ARRAY(Text)))
-    )
-    return dict(db.execute(query).all())
-
-
-def _store_completions(db: Session, project: Project, rows: list[_Prepared], prompt_ids: dict[str, int]) -> None:
-    """Fills ``completion_id`` and ``is_new``, or ``error`` where another writer took the output's id meanwhile."""
-    values: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        item = row.item
-        values.setdefault(
-            row.completion_hash,
-            {
-                "prompt_id": prompt_ids[row.prompt_hash],
-                "content_hash": row.completion_hash,
-                "messages": item.completion,
-                "text": messages_text(item.completion),
-                "model": item.model,
-                "finish_reason": item.finish_reason,
-                "external_id": item.completion_id,
-                "metadata": item.metadata,
-            },
-        )
-    if not values:
-        return
-    # Written in the order of the hashes, numbered in the order of the items: lists show a file as it was.
-    for value, number in zip(values.values(), fresh_ids(db, "completions", len(values)), strict=True):
-        value["id"] = number
-    fresh = set(insert_rows(db, INSERT_COMPLETIONS, project.id, list(values.values())))
-    query = select(Completion.content_hash, Completion.id).where(
-        Completion.project_id == project.id, Completion.content_hash == any_(literal(list(values), ARRAY(Text)))
-    )
-    ids = dict(db.execute(query).all())
-    for row in rows:
-        row.completion_id = ids.get(row.completion_hash)
-        row.is_new = row.completion_hash in fresh
-        fresh.discard(row.completion_hash)
-        if row.completion_id is None:
-            row.error = f"{row.item.completion_id} is already the id of another output; use one id per output"
+def join_missed(db: Session) -> int:
+    """Joins feedback that missed its output because both came at the same moment. Returns for how many outputs."""
+    found = missed(db)
+    for project_id, outputs in found.items():
+        project = db.get_one(Project, project_id)
+        named = [
+            Row(Thumb.model_construct(completion_id=external_id), completion_id=completion_id)
+            for external_id, completion_id in outputs.items()
+        ]
+        with db.begin_nested():
+            _join(db, project, named)
+    return sum(len(outputs) for outputs in found.values())
 
 
 def feedback_out(rating: Rating) -> FeedbackOut:
@@ -212,6 +185,8 @@ def feedback_out(rating: Rating) -> FeedbackOut:
         finish_reason=completion.finish_reason,
         reasons=rating.reasons,
         comment=rating.comment,
+        correction_output_id=rating.correction_id,
+        sampling=completion.sampling,
         metadata=rating.extra,
         is_current=rating.is_current,
         occurred_at=rating.occurred_at,

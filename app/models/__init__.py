@@ -1,9 +1,21 @@
 """Every table, so that one import fills the metadata."""
 
 from app.models.accounts import ApiKey, AuditEntry, LoginLink, LoginSession, Membership, Project, Role, User
+from app.models.collection import (
+    BulkLabel,
+    CompletionSearch,
+    CompletionSubject,
+    CompletionVotes,
+    Erasure,
+    GoldItem,
+    IdempotencyKey,
+    PendingFeedback,
+    RaterSetting,
+    ReferenceCheck,
+)
 from app.models.comparisons import AbItem, AbTest, AbVote, Comparison, ComparisonArm
 from app.models.evaluations import Evaluation, EvaluationAlarm, EvaluationCategory, EvaluationSample
-from app.models.feedback import AnnotationQueue, AnnotationSlot, Completion, Import, Prompt, Rating
+from app.models.feedback import AnnotationQueue, AnnotationSlot, Completion, Import, ImportRow, Prompt, Rating
 from app.models.registry import Alias, Export, GatePolicy, Incident, ModelVersion, PromotionRequest
 from app.models.runs import ACTIVE, FINAL, Checkpoint, Run, RunEvent, RunStatus, Snapshot, Worker
 from app.models.suites import (
@@ -16,6 +28,7 @@ from app.models.suites import (
     SuiteSampleResult,
     SuiteVersion,
 )
+from app.models.webhooks import OutboxEvent, Webhook, WebhookDelivery
 
 __all__ = [
     "ACTIVE",
@@ -28,11 +41,16 @@ __all__ = [
     "AnnotationSlot",
     "ApiKey",
     "AuditEntry",
+    "BulkLabel",
     "Checkpoint",
     "Comparison",
     "ComparisonArm",
     "Completion",
+    "CompletionSearch",
+    "CompletionSubject",
+    "CompletionVotes",
     "Endpoint",
+    "Erasure",
     "EvalJob",
     "Evaluation",
     "EvaluationAlarm",
@@ -40,17 +58,24 @@ __all__ = [
     "EvaluationSample",
     "Export",
     "GatePolicy",
+    "GoldItem",
+    "IdempotencyKey",
     "Import",
+    "ImportRow",
     "Incident",
     "JudgeVerdict",
     "LoginLink",
     "LoginSession",
     "Membership",
     "ModelVersion",
+    "OutboxEvent",
+    "PendingFeedback",
     "Project",
     "PromotionRequest",
     "Prompt",
+    "RaterSetting",
     "Rating",
+    "ReferenceCheck",
     "Role",
     "Run",
     "RunEvent",
@@ -62,5 +87,7 @@ __all__ = [
     "SuiteSampleResult",
     "SuiteVersion",
     "User",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
 ]

@@ -30,6 +30,8 @@ class User(Base):
     is_owner: Mapped[bool] = mapped_column(default=False)
     """Owner of the installation: has the owner's role in every project."""
     is_active: Mapped[bool] = mapped_column(default=True)
+    preferences: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """Such as {"keys": {"up": "j", …}, "single_keys": true}."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     @property
@@ -46,6 +48,8 @@ class Project(Base):
     name: Mapped[str] = mapped_column(Text)
     split_salt: Mapped[str] = mapped_column(Text)
     """Salts the hash that assigns a conversation root to train, dev or test: the same side in every snapshot."""
+    settings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """Of the sections that their modules define and check: label_rule, privacy, …"""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -97,6 +101,13 @@ class ApiKey(Base):
     key_hash: Mapped[str] = mapped_column(Text, unique=True)
     scopes: Mapped[list[Any]] = mapped_column()
     """Of ``app.accounts.keys.SCOPES``."""
+    kind: Mapped[str] = mapped_column(Text, server_default=text("'secret'"))
+    """secret; or publishable: it stands in web pages, can only write feedback, and only from ``origins``."""
+    origins: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    public_token: Mapped[str | None] = mapped_column(Text)
+    """The key itself where it is publishable: it is no secret, and its snippet is shown again."""
+    rate_per_minute: Mapped[int | None]
+    """None: the installation's default."""
     created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]

@@ -48,6 +48,8 @@ class Completion(Base):
             postgresql_where=sql("external_id IS NOT NULL"),
         ),
         Index("ix_completions_project_id_id", "project_id", "id"),
+        Index("ix_completions_project_id_model_id", "project_id", "model", "id"),
+        Index("ix_completions_corrects_id", "corrects_id", postgresql_where=sql("corrects_id IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -64,6 +66,12 @@ class Completion(Base):
     """As the app said: stop, length, tool_calls, …  `length` means that generation was cut."""
     external_id: Mapped[str | None] = mapped_column(Text)
     """The app's own id of this output."""
+    sampling: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    """How it was generated: temperature, top_p, max_tokens, seed, … as the app said."""
+    corrects_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("completions.id", ondelete="SET NULL"))
+    """The completion of which this is a person's edit."""
+    pii: Mapped[dict[str, Any] | None]
+    """Personal data found in prompt and completion when it came in: {"email": count, …}; None: not looked for."""
     extra: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     prompt: Mapped[Prompt] = relationship()
@@ -83,7 +91,17 @@ class Rating(Base):
             unique=True,
             postgresql_where=sql("is_current"),
         ),
+        Index(
+            "uq_ratings_current_external_id",
+            "project_id",
+            "source",
+            "external_id",
+            unique=True,
+            postgresql_where=sql("is_current AND external_id IS NOT NULL"),
+        ),
         Index("ix_ratings_completion_id", "completion_id"),
+        Index("ix_ratings_project_id_source_rater_id", "project_id", "source", "rater", "id"),
+        Index("ix_ratings_bulk_id", "bulk_id", postgresql_where=sql("bulk_id IS NOT NULL")),
         Index("ix_ratings_project_id_id", "project_id", "id"),
         Index("ix_ratings_project_id_created_at", "project_id", "created_at"),
     )
@@ -101,13 +119,17 @@ class Rating(Base):
     comment: Mapped[str | None] = mapped_column(Text)
     external_id: Mapped[str | None] = mapped_column(Text)
     """The feedback's own id in the app."""
+    correction_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("completions.id", ondelete="SET NULL"))
+    """The rater's edit of the completion, which is a completion of its own with a rating of theirs."""
+    bulk_id: Mapped[int | None] = mapped_column(ForeignKey("bulk_labels.id", ondelete="SET NULL"))
+    """The bulk label that gave this rating."""
     extra: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     is_current: Mapped[bool] = mapped_column(server_default=sql("true"))
     """False once superseded or taken back."""
     retracted_at: Mapped[datetime | None]
     occurred_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    completion: Mapped[Completion] = relationship()
+    completion: Mapped[Completion] = relationship(foreign_keys=completion_id)
 
 
 class AnnotationQueue(Base):
@@ -121,6 +143,11 @@ class AnnotationQueue(Base):
     instructions: Mapped[str] = mapped_column(Text, server_default=sql("''"))
     overlap: Mapped[int] = mapped_column(server_default=sql("1"))
     """How many different raters each completion wants."""
+    filter: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    """Which completions lie in it: model, category, source, state (unrated, split, low_coverage); empty: all."""
+    gold_rate: Mapped[float] = mapped_column(server_default=sql("0.05"))
+    """Share of items that are hidden gold items, as far as there are any that the rater has not had."""
+    is_open: Mapped[bool] = mapped_column(server_default=sql("true"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -129,7 +156,21 @@ class AnnotationSlot(Base):
 
     __tablename__ = "annotation_slots"
     __table_args__ = (
-        UniqueConstraint("queue_id", "completion_id", "number"),
+        Index(
+            "uq_annotation_slots_number",
+            "queue_id",
+            "completion_id",
+            "number",
+            unique=True,
+            postgresql_where=sql("gold_id IS NULL"),
+        ),
+        Index(
+            "uq_annotation_slots_gold",
+            "gold_id",
+            "gold_for",
+            unique=True,
+            postgresql_where=sql("gold_id IS NOT NULL"),
+        ),
         Index("ix_annotation_slots_open", "queue_id", "priority", "id", postgresql_where=sql("done_at IS NULL")),
         Index(
             "ix_annotation_slots_claimed_by", "claimed_by", "queue_id", postgresql_where=sql("claimed_by IS NOT NULL")
@@ -152,10 +193,17 @@ class AnnotationSlot(Base):
     rating_id: Mapped[int | None] = mapped_column(ForeignKey("ratings.id", ondelete="SET NULL"), index=True)
     """None when done by skipping."""
     skip_reason: Mapped[str | None] = mapped_column(Text)
+    took_ms: Mapped[int | None]
+    """Time the item was on screen before the verdict, as the page measured it."""
+    gold_id: Mapped[int | None] = mapped_column(ForeignKey("gold_items.id", ondelete="CASCADE"))
+    gold_for: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    """A hidden gold item is made for one person, once."""
+    gold_answer: Mapped[bool | None]
+    """Their verdict on it: it measures them and is no rating."""
 
 
 class Import(Base):
-    """One import of a file, with what became of every row."""
+    """One import of a file, with what became of every row. Nothing of it is seen before it has succeeded."""
 
     __tablename__ = "imports"
     __table_args__ = (Index("ix_imports_project_id_id", "project_id", "id"),)
@@ -164,11 +212,44 @@ class Import(Base):
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     filename: Mapped[str] = mapped_column(Text)
     source: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, server_default=sql("'succeeded'"))
+    """draft (uploaded, looked at, not started), queued, staging, publishing, succeeded, failed, cancelled."""
+    format: Mapped[str] = mapped_column(Text, server_default=sql("'jsonl'"))
+    """Name of the importer."""
+    options: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    """The mapping of columns and what else the importer was told."""
+    preview: Mapped[dict[str, Any] | None]
+    """The dry run: first rows as they would be stored, and what is wrong with others."""
+    path: Mapped[str | None] = mapped_column(Text)
+    """The uploaded file, under the artifacts; None once it is done."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    num_rows: Mapped[int] = mapped_column(server_default=sql("0"))
+    """Rows read so far."""
+    num_published: Mapped[int] = mapped_column(server_default=sql("0"))
+    bytes_read: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
     num_created: Mapped[int] = mapped_column(server_default=sql("0"))
     num_updated: Mapped[int] = mapped_column(server_default=sql("0"))
     num_duplicate: Mapped[int] = mapped_column(server_default=sql("0"))
     num_rejected: Mapped[int] = mapped_column(server_default=sql("0"))
     rejected: Mapped[list[Any]] = mapped_column(server_default=sql("'[]'::jsonb"))
     """First 1,000 rejected rows: [{"line": int, "reason": str}]."""
+    error: Mapped[str | None] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(server_default=sql("0"))
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=sql("false"))
     created_by: Mapped[int | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class ImportRow(Base):
+    """A checked row of an import that has not been published yet."""
+
+    __tablename__ = "import_rows"
+
+    import_id: Mapped[int] = mapped_column(ForeignKey("imports.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """Line or row of the file, counted from 1; two items of one row (a pair) are ``2 n`` and ``2 n + 1`` of a counter."""
+    line: Mapped[int] = mapped_column(BigInteger)
+    item: Mapped[dict[str, Any]]

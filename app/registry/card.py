@@ -16,6 +16,7 @@ STATES = {"pass": "pass", "fail": "fail", "missing": "not enough evidence"}
 _METRICS = {
     "similarity": ("Similarity within a prompt (ROUGE-L)", 3),
     "similarity_normalised": ("The same among desirable samples, normalised", 3),
+    "distinct_k_gated": ("Distinct answers among desirable samples", 2),
     "distinct_k": ("Distinct answers", 2),
     "ead": ("Distinct n-grams (EAD)", 3),
     "mean_words": ("Words", 1),
@@ -102,9 +103,11 @@ def _training_data(data: dict[str, Any]) -> str:
         for split, part in train["counts"].items()
         for up, down in [(part["desirable"], part["undesirable"])]
     ]
+    gone = train["num_erased"]
+    erased = f" Erased since the run learned from them: {num(gone)} of its rows." if gone else ""
     return (
         f"## Training data\n\nSnapshot {code(train['snapshot'])}. Label: {train['rule']}. Split by conversation root: "
-        f"no conversation is on two sides.\n\n{_table(['Split', 'Desirable', 'Undesirable', 'Share desirable'], rows)}"
+        f"no conversation is on two sides.{erased}\n\n{_table(['Split', 'Desirable', 'Undesirable', 'Share desirable'], rows)}"
     )
 
 

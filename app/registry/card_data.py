@@ -83,6 +83,7 @@ def _training_data(version: ModelVersion) -> dict[str, Any]:
         "snapshot": snapshot.content_hash,
         "rule": snapshot.rule.get("label", "majority of the current ratings of a completion"),
         "counts": {split: snapshot.counts[split] for split in ("train", "dev", "test") if split in snapshot.counts},
+        "num_erased": snapshot.counts.get("erased", {}).get("rows", 0),
     }
 
 

@@ -84,6 +84,11 @@ class Gate:
         """Of the run's evaluation, where the evidence is."""
         return _TAB.get(self.key, "")
 
+    @property
+    def anchor(self) -> str:
+        """On that tab."""
+        return {"safety": "#redteam", "over_refusal": "#benign"}.get(self.key, "")
+
 
 def gates_of(evidence: Evidence, policy: GatePolicy | None = None) -> list[Gate]:
     margins = MARGINS | (policy.thresholds if policy else {})
@@ -236,14 +241,17 @@ def _diversity(measured: dict[str, Any] | None, alarms: Sequence[EvaluationAlarm
         return Gate(key="diversity", state="missing", evidence="no prompt with a category was sampled", rule=rule)
     overall = measured["overall"]
     similarity = overall.get("similarity_normalised") or overall["similarity"]
-    distinct = overall.get("distinct_k_gated") or overall["distinct_k"]
+    gated = overall.get("distinct_k_gated")
+    distinct = gated or overall["distinct_k"]
     shown: dict[str, Any] = {"key": "diversity", "rule": rule, "num": signed(similarity["change"])}
     if similarity["low"] is not None:
         shown["interval"] = _span(similarity)
     open_alarms = [alarm for alarm in alarms if not alarm.resolution]
     critical = "; ".join(alarm.data["text"] for alarm in open_alarms if alarm.level == "critical")
     raised = sum(alarm.level == "alarm" for alarm in open_alarms)
-    counted = f"distinct answers {num(distinct['reference'], 2)} to {num(distinct['policy'], 2)}"
+    counted = (
+        f"distinct answers{', gated,' if gated else ''} {num(distinct['reference'], 2)} to {num(distinct['policy'], 2)}"
+    )
     bounded = similarity["low"] is not None
     risen = bounded and shown_beyond(similarity | {"value": similarity["change"]}, margin)
     fewer = distinct["high"] is not None and distinct["high"] <= -DISTINCT_MARGIN * distinct["reference"]

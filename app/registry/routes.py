@@ -40,8 +40,11 @@ def versions(request: Request, viewer: CanView, db: Db, before: str | None = Non
 
 @router.post("")
 def make_version(request: Request, viewer: CanMake, db: Db, checkpoint_id: Annotated[int, Form()]) -> Response:
+    before = service.version_of(db, viewer.project.id, checkpoint_id)
     version = service.make_version(db, project=viewer.project, checkpoint_id=checkpoint_id, user=viewer.user)
-    return redirect(request, _url(viewer, version), f"v{version.number} is made of step {version.checkpoint.step:,}")
+    step = f"step {version.checkpoint.step:,}"
+    told = f"v{version.number} is made of {step}" if before is None else f"v{version.number} of {step} exists already"
+    return redirect(request, _url(viewer, version), told)
 
 
 @router.get("/{number:int}")
@@ -210,6 +213,7 @@ def _page(
         {
             **(_exports(db, version) if version else {"version": None}),
             "gates": gates,
+            "at_step": service.evaluated_at(db, version) if version else "",
             "base_model": base_model_label(version.run) if version else "",
             "failed": failed(gates),
             "blocking": blocking(gates),

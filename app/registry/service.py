@@ -13,11 +13,12 @@ from app.accounts.audit import record
 from app.core.clock import utcnow
 from app.core.errors import InvalidError, NotFoundError
 from app.core.pagination import Page, page_of
-from app.models import Alias, AuditEntry, Checkpoint, ModelVersion, Project, PromotionRequest, Run, User
+from app.models import Alias, AuditEntry, Checkpoint, Evaluation, ModelVersion, Project, PromotionRequest, Run, User
 from app.registry import approvals
 from app.registry.evidence import gates_of_version
 from app.registry.gates import Gate, blocking
 from app.registry.keeping import keep_files
+from app.webhooks.events import emit
 
 PRODUCTION = "production"
 VERSIONS_PER_PAGE = 25
@@ -43,10 +44,7 @@ def make_version(
     if checkpoint is None:
         raise NotFoundError("There is no such checkpoint.")
     _lock_project(db, project)
-    existing = db.scalar(
-        select(ModelVersion).where(ModelVersion.project_id == project.id, ModelVersion.checkpoint_id == checkpoint.id)
-    )
-    if existing is not None:
+    if (existing := version_of(db, project.id, checkpoint.id)) is not None:
         return existing
     keep_files(checkpoint)
     last = db.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.project_id == project.id)) or 0
@@ -70,6 +68,19 @@ def make_version(
         step=checkpoint.step,
     )
     return version
+
+
+def version_of(db: Session, project_id: int, checkpoint_id: int) -> ModelVersion | None:
+    """The version that was made of a checkpoint."""
+    mine = (ModelVersion.project_id == project_id, ModelVersion.checkpoint_id == checkpoint_id)
+    return db.scalar(select(ModelVersion).where(*mine))
+
+
+def evaluated_at(db: Session, version: ModelVersion) -> str:
+    """The query of the version's checkpoint on the pages of its evaluation; "" where it was not evaluated."""
+    mine = (Evaluation.project_id == version.project_id, Evaluation.checkpoint_id == version.checkpoint_id)
+    step = db.scalar(select(Evaluation.step).where(*mine).limit(1))
+    return "" if step is None else f"?step={step}"
 
 
 def _versions(project_id: int) -> Select[ModelVersion]:
@@ -196,12 +207,26 @@ def _serve(
 ) -> Alias:
     keep_files(version.checkpoint)
     holder = production(db, project.id)
+    before = holder.version.number if holder else None
     _move(db, version, user)
     _audit(db, version, holder.version if holder else None, gates, user, **details)
     db.expire_all()
     moved = production(db, project.id)
     assert moved is not None
+    emit(db, project.id, "model.promoted", lambda: [_promotion(moved, before)])
     return moved
+
+
+def _promotion(alias: Alias, before: int | None) -> dict[str, Any]:
+    version = alias.version
+    return {
+        "version": version.number,
+        "replaces": before,
+        "run_id": version.run_id,
+        "checkpoint_step": version.checkpoint.step,
+        "checkpoint_manifest_sha256": version.checkpoint.manifest_sha256,
+        "promoted_at": alias.moved_at.isoformat(),
+    }
 
 
 def _clean_reason(reason: str) -> str:

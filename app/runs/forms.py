@@ -75,6 +75,7 @@ NESTED = {
             "word_limit",
             "diversity_suite",
             "pause_on_alarm",
+            "encoder",
         )
     },
 }
@@ -137,6 +138,8 @@ class LaunchForm(BaseModel):
     diversity_suite: str = Field("", max_length=100)
     """Content hash of a suite's version; empty: the dev split's prompts."""
     pause_on_alarm: bool = True
+    encoder: str = Field("", max_length=1000)
+    """A folder under the model roots; empty: meanings are not compared."""
     seed: int = 0
     lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from app.datasets.service import find_snapshot
 from app.models import Project, Run, Snapshot, User
 from app.runs import diversity_suites, preflight, service, starts
 from app.runs.base_models import BaseModel, find_base_model, list_base_models
+from app.runs.encoders import find_encoder
 from app.runs.forms import ALWAYS, OBJECTIVES, PRESET_WORDS, PRESETS, LaunchForm
 from app.settings import get_settings
 from worker.alignment.config import AlignmentConfig, ConfigError
@@ -71,7 +73,13 @@ def resolve(db: Session, project: Project, form: LaunchForm) -> tuple[Snapshot, 
     config = form.to_config(base_model=model.name)
     starts.find_start(db, project.id, config)
     diversity_suites.find_version(db, project.id, config.evaluation.diversity_suite)
-    return snapshot, model, config
+    return snapshot, model, with_encoder(config)
+
+
+def with_encoder(config: AlignmentConfig) -> AlignmentConfig:
+    """The encoder by its folder. Raises InvalidError naming the form's field."""
+    found = find_encoder(config.evaluation.encoder)
+    return replace(config, evaluation=replace(config.evaluation, encoder=found.name if found else ""))
 
 
 def checked(db: Session, project: Project, typed: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +114,7 @@ def launch_by_names(
         raise NotFoundError(f"There is no project {project}.")
     frozen = find_snapshot(db, found, snapshot)
     model = find_base_model(base_model)
-    config = config_from_words(model.name, changes)
+    config = with_encoder(config_from_words(model.name, changes))
     starts.find_start(db, found.id, config)
     diversity_suites.find_version(db, found.id, config.evaluation.diversity_suite)
     result = preflight.check(db, frozen, model, config)

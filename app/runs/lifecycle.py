@@ -23,8 +23,9 @@ from app.core.db import after_commit
 from app.core.errors import ConflictError
 from app.core.queue import QUEUE_TRAIN, enqueue
 from app.core.redis import publish
-from app.models import ACTIVE, Run, RunEvent, RunStatus
+from app.models import ACTIVE, FINAL, Run, RunEvent, RunStatus
 from app.settings import get_settings
+from app.webhooks.events import emit
 
 ALIGN_TASK = "worker.tasks.align.align"
 LEASE_LOST, WORKER_STOPPED = "lease_lost", "worker_stopped"
@@ -72,8 +73,23 @@ def move(
         attempt=run.attempt,
         **details,
     )
+    if to in FINAL:
+        emit(db, run.project_id, "run.finished", lambda: [_outcome(run)])
     ring(db, run_id)
     return run
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "status": run.status,
+        "failure_reason": run.failure_reason,
+        "objective": run.objective,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "finished_at": run.finished_at.isoformat() if run.finished_at else None,
+    }
 
 
 def _state_event(db: Session, run: Run, to: RunStatus, *, reason: str, message: str) -> None:

@@ -90,6 +90,9 @@ def invalid(request: Request, error: RequestValidationError) -> Response:
 def http_error(request: Request, error: HTTPException) -> Response:
     if is_full_disk(error.__cause__):  # an upload that found no room
         return error_response(request, _full_disk())
+    if error.status_code == 400 and request.url.path.startswith("/api/"):
+        unread = InvalidError("Some values do not fit.", fields={"body": "is no JSON in UTF-8"})
+        return error_response(request, unread)
     words = {
         400: "The body of the request cannot be read.",
         404: "There is no such page.",
@@ -97,7 +100,9 @@ def http_error(request: Request, error: HTTPException) -> Response:
     }
     failure = StudioError(words.get(error.status_code, str(error.detail)))
     failure.status = error.status_code
-    failure.code = "not_found" if error.status_code == 404 else "http_error"
+    failure.code = {404: "not_found", 413: "too_large"}.get(error.status_code, "http_error")
+    if error.status_code == 413:
+        failure.fields = {"body": "is larger than this address takes"}
     return error_response(request, failure)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,6 +17,9 @@ from app.web.csp import SECURITY_HEADERS
 
 MAX_PATH_CHARS = 2000
 """Also below what int() takes: it refuses a number of 4,300 digits with an error of its own."""
+
+_NO_BROWSER = hash_token("")
+"""Of a program that sends no cookie: what it may do is said by its key."""
 
 
 class BrowserMiddleware:
@@ -30,16 +35,26 @@ class BrowserMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["path"].startswith("/api/") and not any(name == b"cookie" for name, _ in scope["headers"]):
+            scope.setdefault("state", {}).update(browser_hash=_NO_BROWSER, csrf_token="")
+            await self.app(scope, receive, self._with_headers(scope, send, None))
+            return
         request = Request(scope)
         token = request.cookies.get(cookie_name("session")) or request.cookies.get(cookie_name("visitor"))
-        fresh = None if token or scope["path"].startswith(("/api/", "/static/")) else new_token()
+        fresh = None if token or scope["path"].startswith(("/api/", "/static/", "/widget/")) else new_token()
         browser_hash = hash_token(token or fresh or "")
         request.state.browser_hash = browser_hash
         request.state.csrf_token = csrf_token(browser_hash)
+        await self.app(scope, receive, self._with_headers(scope, send, fresh))
+
+    def _with_headers(self, scope: Scope, send: Send, fresh: str | None) -> Send:
+        """``fresh``: a visitor's token that the browser does not have yet."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                for name, value in scope["state"].get("answer_headers", {}).items():
+                    headers[name] = value  # of the API key: its rate, and who may read the answer
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 if not scope["path"].startswith("/static/"):
@@ -51,7 +66,7 @@ class BrowserMiddleware:
                     )
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        return send_with_headers
 
 
 class SizeLimitMiddleware:
@@ -65,8 +80,8 @@ class SizeLimitMiddleware:
             await self.app(scope, receive, send)
             return
         if len(scope["path"]) > MAX_PATH_CHARS:
-            body = {"error": {"code": "too_long", "message": "No address here is that long."}}
-            await JSONResponse(body, 414)(scope, receive, send)
+            refusal = {"error": {"code": "too_long", "message": "No address here is that long."}}
+            await JSONResponse(refusal, 414)(scope, receive, send)
             return
         settings = get_settings()
         is_import = scope["path"].endswith("/import")
@@ -74,7 +89,13 @@ class SizeLimitMiddleware:
         words = f"The request is larger than {limit // 2**20} MiB. Send it in smaller parts. Nothing was stored."
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
-            body = {"error": {"code": "too_large", "message": words}}
+            body: dict[str, Any] = {
+                "error": {
+                    "code": "too_large",
+                    "message": words,
+                    "fields": {"body": "is larger than this address takes"},
+                }
+            }
             await JSONResponse(body, 413)(scope, receive, send)
             return
         received = 0

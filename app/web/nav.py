@@ -38,6 +38,7 @@ STAGES = (
         (
             NavItem("annotate", "Annotate", "thumb-up", "/annotate", "rating.create"),
             NavItem("completions", "Completions", "messages", "/completions", "completion.view"),
+            NavItem("raters", "Raters", "users", "/raters", "rater.view"),
             NavItem("sources", "Sources", "plug-connected", "/sources", "source.view"),
         ),
     ),

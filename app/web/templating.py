@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse
 from app.core.resources import resource_dir
 from app.web import formats, svg
 from app.web.flash import clear_flash, read_flash
-from app.web.markdown import render_markdown
+from app.web.markdown import is_long, render_markdown, visible
 from app.web.nav import Navigation, navigation
 from app.web.static import static_url, vendor_path, vendor_url
 
@@ -77,6 +77,8 @@ def environment() -> Environment:
     )
     env.filters.update(formats.FILTERS)
     env.filters["markdown"] = render_markdown
+    env.filters["visible"] = visible
+    env.filters["is_long"] = is_long
     env.globals.update(
         can=can,
         csrf_field=csrf_field,

@@ -22,7 +22,7 @@ SignIn = Callable[..., TestClient]
 
 MAY = {
     Role.OWNER: set(PERMISSIONS),
-    Role.LEAD: set(PERMISSIONS) - {"people.edit", "project.create", "gate.edit"},
+    Role.LEAD: set(PERMISSIONS) - {"people.edit", "project.create", "gate.edit", "privacy.edit", "privacy.erase"},
     Role.ANNOTATOR: {"account.view", "project.view", "completion.view", "rating.create", "ab.vote"},
     Role.VIEWER: {
         "account.view",

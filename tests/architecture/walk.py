@@ -17,13 +17,29 @@ from app.accounts.keys import create_key
 from app.accounts.members import invite
 from app.core.db import Base
 from app.datasets.labels import RULE
+from app.feedback.gold import mark
 from app.feedback.importers import import_file
 from app.feedback.queue_fill import default_queue, queue_everything
 from app.main import create_app
-from app.models import AbItem, AbTest, AnnotationSlot, Comparison, Incident, Project, Role, User
+from app.models import (
+    AbItem,
+    AbTest,
+    AnnotationSlot,
+    BulkLabel,
+    Comparison,
+    Erasure,
+    Incident,
+    OutboxEvent,
+    Project,
+    Role,
+    User,
+    Webhook,
+    WebhookDelivery,
+)
 from app.registry.exports import request_export
 from app.registry.service import make_version
 from app.runs import service
+from app.webhooks.secrets import set_first
 from tests.evaluations.support import alarm_in, checkpoint_of, evaluation_in
 from tests.runs import samples
 from tests.suites.support import suite_rows
@@ -79,12 +95,28 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
     factory.add(AbItem(test_id=test.id, number=0, prompt=prompt, text_a="So.", text_b="Thus."))
     incident = factory.add(Incident(project_id=project.id, kind="manual", subject="walk", title="Something"))
     run.status = "succeeded"  # its stream of events ends by itself
+    bulk = factory.add(BulkLabel(project_id=project.id, user_id=owner.id, filter={}, value=True))
+    gold_item = mark(db, project, completion, owner, value=True)
     slot = db.scalar(select(AnnotationSlot.id).where(AnnotationSlot.queue_id == queue.id))
     db.flush()
+    hook = Webhook(project_id=project.id, url="https://hooks.invalid/walk", events=["run.finished"])
+    set_first(hook)
+    factory.add(hook)
+    erasure = factory.add(Erasure(project_id=project.id, kind="rater", who_hash="walk", status="done"))
+    erasure.counts = dict.fromkeys(
+        ("completions", "prompts", "ratings", "comments", "corrections", "copies", "files"), 0
+    )
+    event = factory.add(OutboxEvent(project_id=project.id, type="run.finished", data={}))
+    sent = factory.add(WebhookDelivery(webhook_id=hook.id, event_id=event.id, status="delivered"))
     params = {
+        "webhook_id": hook.id,
+        "delivery_id": sent.id,
         "completion_id": completion.id,
         "queue_slug": queue.slug,
+        "gold_id": gold_item.id,
+        "bulk_id": bulk.id,
         "key_id": key.id,
+        "source_name": "import",
         "import_id": entry.id,
         "user_id": invited.member.user_id,
         "digest": snapshot.content_hash,
@@ -94,10 +126,13 @@ def furnish(db: Session, factory: Any, folder: Path) -> Furnished:
         "kind": "adapter",
         "token": "no-such-token",
         "feedback_id": 1,
+        "external_id": "fb-1",
+        "source": "shop",
         "alarm_id": alarm.id,
         "comparison_id": comparison.id,
         "test_id": test.id,
         "incident_id": incident.id,
+        "erasure_id": erasure.id,
         **suite_rows(db, project, owner, checkpoint),
     }
     form = {

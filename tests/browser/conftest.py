@@ -136,6 +136,14 @@ def watch(page: Page) -> list[str]:
     return problems
 
 
+def until(page: Page, expression: str) -> None:
+    """Playwright's own wait evaluates text inside the page, which the CSP forbids."""
+    deadline = time.monotonic() + 10
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.02)
+
+
 def open_context(browser: Browser, product: Product, cookies: list[Any], **options: Any) -> BrowserContext:
     context = browser.new_context(base_url=product.url, **options)
     context.add_cookies(cookies)

@@ -129,8 +129,8 @@ def test_import_of_what_is_no_feedback(kto: Kto, cli_database: str, tmp_path: Pa
         text = refused(run(bad))
         assert words in text
         assert text.count(words) == 1, "said once"
-    bad.write_text(f'{{"prompt": "{"x" * (5 * 2**20)}"}}\n' + good.read_text())
-    assert "1 duplicate, 1 rejected\n  line 1: is longer than 4 MiB\n" in run(bad).output
+    bad.write_text(f'{{"prompt": "{"x" * (17 * 2**20)}"}}\n' + good.read_text())
+    assert "1 duplicate, 1 rejected\n  line 1: is longer than 16 MiB\n" in run(bad).output
     assert "does not exist" in refused(run(tmp_path / "missing.jsonl"))
     assert "is a directory" in refused(run(tmp_path))
 

@@ -148,6 +148,17 @@ def test_a_dpo_run_says_where_a_comparison_starts(scene: Any, sign_in: Any, db: 
     assert "A comparison starts from a KTO run" in sign_in(scene[1]).get(url_of(scene)).text
 
 
+def test_an_arms_run_leads_to_its_comparison(scene: Any, sign_in: Any, db: Any, factory: Any) -> None:
+    comparison = start(db, scene)
+    baseline = next(arm for arm in comparison.arms if arm.arm == "dpo")
+    there = f"{url_of(scene)}?number={comparison.id}"
+    page = sign_in(scene[1]).get(f"/p/{scene[0].slug}/evaluations/{baseline.run_id}/comparison").text
+    assert f'href="{there}"' in page
+    assert f"from {scene[2].name}" in page
+    assert "A comparison starts from a KTO run" in page
+    assert "Arm of a comparison" not in sign_in(scene[1]).get(url_of(scene)).text
+
+
 def test_too_few_prompts_are_not_enough(scene: Any, sign_in: Any, db: Any, factory: Any) -> None:
     from tests.comparisons.support import job_folder_of
 

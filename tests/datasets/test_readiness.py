@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.core.clock import utcnow
-from app.datasets.agreement import agreement
 from app.datasets.facts import Arrival, ClassCount
 from app.datasets.lengths import length_table
 from app.datasets.readiness import weights_band
@@ -114,30 +113,6 @@ def test_length_skew_and_bins() -> None:
 )
 def test_weights_band(desirable: int, undesirable: int, words: str) -> None:
     assert weights_band(desirable, undesirable) == words
-
-
-def test_agreement_by_hand() -> None:
-    # 10 completions with 2 ratings each: 6 up-up, 2 down-down, 2 split; up share 0.7, chance 0.42, observed 0.8
-    found = agreement([(2, 0, 6), (0, 2, 2), (1, 1, 2), (1, 0, 50)])
-    assert found is not None
-    assert found.ac1 == pytest.approx((0.8 - 0.42) / 0.58)
-    assert found.overlaps == 10
-    assert found.low < found.ac1 < found.high <= 1
-    assert agreement([(1, 0, 50), (2, 0, 1)]) is None
-    perfect = agreement([(3, 0, 5), (0, 3, 5)])
-    assert perfect is not None
-    assert (perfect.ac1, perfect.low, perfect.high) == (1.0, 1.0, 1.0)
-
-
-def test_agreement_interval_is_the_jackknife_over_completions() -> None:
-    votes = [(2, 0)] * 6 + [(0, 2)] * 2 + [(1, 1)] * 2
-    whole = agreement([(ups, downs, 1) for ups, downs in votes])
-    left_out = [agreement([(u, d, 1) for j, (u, d) in enumerate(votes) if j != i]) for i in range(10)]
-    values = [one.ac1 for one in left_out if one is not None]
-    mean = sum(values) / 10
-    error = (9 / 10 * sum((value - mean) ** 2 for value in values)) ** 0.5
-    assert whole is not None
-    assert whole.low == pytest.approx(whole.ac1 - 1.96 * error)
 
 
 def test_arrivals_of_the_last_day(db: Session, factory: Any) -> None:

@@ -63,3 +63,13 @@ def save_base(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     tiny_model(dtype=dtype).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_tiny_encoder(folder: Path) -> None:
+    """A BERT of one layer and 16 dimensions, with its tokenizer."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.evaluations.alarms import alarms_of_run, open_alarms
 from app.evaluations.queries import evaluations_of
 from app.evaluations.service import record_full, record_screen
-from app.models import AuditEntry, EvaluationAlarm, EvaluationCategory, Role
+from app.models import AuditEntry, EvalJob, EvaluationAlarm, EvaluationCategory, Role
 from tests.evaluations import large
 from tests.evaluations.support import checkpoint_of, contrast, evaluation_in, run_in
 
@@ -236,9 +236,30 @@ def test_too_few_samples_are_not_called_none(lead: Any, factory: Any, tmp_path: 
     weak = large.result(80, 0.0, scale=7, power=0.1)
     record_screen(db, run=run, checkpoint=checkpoint_of(factory, run, 80), data=weak, attempt_dir=tmp_path)
     page = client.get(f"/p/{project.slug}/evaluations/{run.id}/diversity").text
-    assert "Too few samples" in page
+    assert '<p class="k-figure word">Not known</p><p class="interval">too few samples, ' in page, "one line each"
     assert "1 time in 10" in page
     assert "Single categories have too few samples to tell." in page
+
+
+def test_meanings_are_told_in_one_line(lead: Any, factory: Any, tmp_path: Path, db: Session) -> None:
+    project, client = lead
+    run = run_in(factory, project, config=CONFIG)
+    url = f"/p/{project.slug}/evaluations/{run.id}/diversity"
+    checkpoint = checkpoint_of(factory, run, 80)
+    data = large.result(80, 0.0, scale=7)
+    record_screen(db, run=run, checkpoint=checkpoint, data=data, attempt_dir=tmp_path)
+    assert "eaning" not in client.get(url).text.partition('id="map"')[0].partition("kpi-four")[2], "nothing was asked"
+    later = large.result(160, 0.0, scale=7)
+    later["diversity"]["overall"]["semantic"] = contrast(0.512, 0.55, 0.02)
+    record_screen(db, run=run, checkpoint=checkpoint_of(factory, run, 160), data=later, attempt_dir=tmp_path)
+    page = client.get(url).text
+    assert "Similarity in meaning (cosine): 0.512 to 0.550, +0.038 (+0.018 to +0.058)." in page
+    told = "small gave no vectors: small/model.safetensors is damaged"
+    job = EvalJob(project_id=project.id, kind="full", title="full", run_id=run.id, checkpoint_id=checkpoint.id, plan={})
+    job.status, job.result = "succeeded", {"semantic": told}
+    factory.add(job)
+    record_full(db, run=run, checkpoint=checkpoint, data=data | {"alarms": []}, folder=tmp_path)
+    assert f"Meanings were not compared. {told}" in client.get(f"{url}?step=80").text
 
 
 def test_a_style_that_spreads_is_no_alarm(lead: Any, factory: Any, tmp_path: Path, db: Session) -> None:

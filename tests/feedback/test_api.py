@@ -90,7 +90,7 @@ def test_a_batch_tells_each_item_by_itself(api, db):
 def test_a_batch_has_1_to_1000_items(api, items):
     response = api.post("/api/v1/feedback/batch", json={"items": items})
     assert response.status_code == 422
-    assert error(response)["fields"] == {"items": "a list of 1 to 1,000 items of feedback"}
+    assert error(response)["fields"] == {"items": "a list of 1 to 1,000 items"}
 
 
 def test_bad_values_are_named(api, db):
@@ -104,12 +104,12 @@ def test_bad_values_are_named(api, db):
     ("content", "kind", "status"),
     [
         (b"{", "application/json", 422),
-        (b'{"a": "\xff"}', "application/json", 400),
+        (b'{"a": "\xff"}', "application/json", 422),
         (b'{"prompt": "a\\ud800", "completion": "b", "label": 1}', "application/json", 422),
         (b'{"prompt": "a\\u0000", "completion": "b", "label": 1}', "application/json", 422),
         (b'{"a\\ud800": 1}', "application/json", 422),
         (b'{"prompt": "a", "completion": "b", "label": 1, "metadata": {"x": NaN}}', "application/json", 422),
-        (b"[" * 100_000, "application/json", 400),
+        (b"[" * 100_000, "application/json", 422),
         (b"null", "application/json", 422),
         (b"", "application/json", 422),
         (b"label=up", "application/x-www-form-urlencoded", 415),
@@ -126,7 +126,7 @@ def test_bodies_that_are_none(api, content, kind, status):
 
 def test_broken_json_says_where(api):
     response = api.post("/api/v1/feedback", content=b'{"prompt": }', headers={"Content-Type": "application/json"})
-    assert error(response)["fields"] == {"body": "is no JSON: Expecting value at character 12"}
+    assert error(response)["fields"] == {"body": "is no JSON: expected value at line 1 column 12"}
 
 
 def test_too_large(api, monkeypatch):
@@ -195,4 +195,6 @@ def test_openapi_names_every_endpoint_with_an_example(client):
         assert post["security"]
         assert {"401", "403", "413", "415", "422"} <= set(post["responses"])
     schema = document["paths"]["/api/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"prompt", "completion", "label", "rater"} <= set(schema["properties"])
+    whole, thumb = (set(choice["properties"]) for choice in schema["anyOf"])
+    assert {"prompt", "completion", "label", "up", "rater"} <= whole
+    assert {"completion_id", "output_id", "label", "up", "rater"} <= thumb

@@ -80,17 +80,18 @@ def test_byte_order_mark_gzip_and_paths(db, factory, tmp_path):
     [
         (b"", "The file is empty"),
         (b"\n \n", "The file is empty"),
-        (b"prompt,completion,label\na,b,1\n", "All 2 rows were rejected. Line 1: is no JSON"),
+        (b"one line\nand another\n", "All 2 rows were rejected. Line 1: is no JSON"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "The file is binary"),
-        (b"PK\x03\x04\x14\x00", "The file is binary"),
+        (b"PK\x03\x04\x14\x00", "The file is a ZIP archive"),
+        (b"PAR1 and no more", "The Parquet file is damaged"),
         (json.dumps(GOOD).encode("utf-16"), "The file is UTF-16"),
         (json.dumps(GOOD).encode("utf-32"), "The file is UTF-32"),
-        (json.dumps([GOOD]).encode(), "one JSON array"),
+        (json.dumps([GOOD]).encode()[:-1] + b", {", "The file is no JSON at line 1"),
         (json.dumps(GOOD).encode() + b'\n{"prompt": "caf\xe9"}', "Line 2 is not UTF-8 (byte 0xe9 at 16)"),
         (json.dumps({**GOOD, "label": "x"}).encode(), "The only row was rejected. Line 1: label: 'x' is no label"),
         (gzip.compress(json.dumps(GOOD).encode() * 50, mtime=0)[:-9], "The gzip file is damaged"),
         (b"\x1f\x8bnonsense", "The gzip file is damaged"),
-        (b"[" * 100_000, "one JSON array"),
+        (b"[" * 100_000, "The file is empty"),
         (b'{"a":' * 100_000, "rejected"),
     ],
 )
@@ -106,9 +107,9 @@ def test_bad_files_say_what_to_do_and_leave_nothing(db, factory, content, words)
 
 
 def test_an_error_late_in_the_file_takes_all_of_it_back(db, factory, monkeypatch):
-    from app.feedback import importers
+    from app.feedback.imports import counting
 
-    monkeypatch.setattr(importers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(counting, "CHUNK_ROWS", 2)
     project = factory.project()
     before = stored(db)
     rows = [json.dumps({**GOOD, "prompt": f"Q{n}"}).encode() for n in range(5)]
@@ -128,9 +129,9 @@ def test_too_large(db, factory, monkeypatch):
 
 
 def test_a_line_that_is_too_long_is_one_rejected_row(db, factory, monkeypatch):
-    from app.feedback import importers
+    from app.feedback.imports import records
 
-    monkeypatch.setattr(importers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_VALUE_BYTES", 1000)
     entry = import_file(db, factory.project(), lines({**GOOD, "completion": "x" * 3500}, GOOD))
     assert counts(entry) == (1, 0, 0, 1)
     assert entry.rejected == [{"line": 1, "reason": "is longer than 0 MiB"}]
@@ -180,9 +181,9 @@ def test_the_real_sample_whole(db, factory):
 
 def test_memory_stays_flat(db, factory, tmp_path, monkeypatch):
     """Ten chunks may not cost much more than two."""
-    from app.feedback import importers
+    from app.feedback.imports import counting
 
-    monkeypatch.setattr(importers, "CHUNK_ROWS", 200)
+    monkeypatch.setattr(counting, "CHUNK_ROWS", 200)
     peaks = []
     for size in (400, 2000):
         path = tmp_path / f"{size}.jsonl"

@@ -128,7 +128,7 @@ def test_projects_are_apart(db, factory):
     first, second = factory.project(), factory.project()
     assert statuses(ingest(db, first, [item(rater="r", completion_id="x")], "shop")) == ["created"]
     assert statuses(ingest(db, second, [item(rater="r", completion_id="x")], "shop")) == ["created"]
-    rows = db.execute(select(Rating.project_id, Completion.project_id).join(Completion)).all()
+    rows = db.execute(select(Rating.project_id, Completion.project_id).join(Rating.completion)).all()
     assert [tuple(row) for row in rows] == [(first.id, first.id), (second.id, second.id)]
 
 

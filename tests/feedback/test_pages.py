@@ -76,15 +76,15 @@ def test_the_parts_hold_the_next_item(db, factory, project, lead, sign_in):
     client, base = sign_in(lead), f"/p/{project.slug}/annotate/main"
     parts = client.post(f"{base}/claim", headers=PART)
     first, second = (int(slot) for slot in re.findall(r'data-slot="(\d+)"', parts.text))
-    parts = client.post(f"{base}/verdict", headers=PART, data={"slot": first, "value": "down", "on_screen": second})
+    parts = client.post(f"{base}/verdict", headers=PART, data={"slot": first, "value": "down"})
     assert parts.status_code == 200
     shown = [int(slot) for slot in re.findall(r'data-slot="(\d+)"', parts.text)]
     assert shown[0] == second
     assert len(shown) == 2
-    assert "1 of 3" in parts.text
+    assert client.post(f"{base}/heartbeat").json() == {"held": 2, "done": 1, "total": 3}
     parts = client.post(f"{base}/undo", headers=PART)
     assert slot_on(parts) == first
-    assert client.post(f"{base}/heartbeat").status_code == 204
+    assert client.post(f"{base}/heartbeat").json() == {"held": 3, "done": 0, "total": 3}
     assert client.post(f"{base}/release").status_code == 204
     assert db.scalar(select(func.count(AnnotationSlot.claimed_by))) == 0
 
@@ -124,7 +124,7 @@ def test_queues(db, factory, project, lead, sign_in):
     bad = client.post(f"{base}/overlap", data={"overlap": "many"})
     assert bad.status_code == 422
     assert "a number from 1 to 10" in bad.text
-    client.post(f"{base}/instructions", data={"instructions": "Is it **true**?"})
+    client.post(f"{base}/main/edit", data={"name": "Main", "overlap": "3", "instructions": "Is it **true**?"})
     assert "<strong>true</strong>" in client.get(f"/p/{project.slug}/annotate/main").text
 
 
@@ -214,6 +214,7 @@ def test_a_key_is_shown_once_and_revoked(db, project, lead, sign_in):
 
 
 def test_import_a_file(db, project, lead, sign_in):
+    """Looked at first; the worker's part is in tests/imports."""
     client, base = sign_in(lead), f"/p/{project.slug}/sources"
     rows = [{"prompt": "Q", "completion": "A", "label": 1}, {"prompt": "Q", "completion": "", "label": 1}]
     content = "\n".join(json.dumps(row) for row in rows)
@@ -223,16 +224,13 @@ def test_import_a_file(db, project, lead, sign_in):
     assert "thumbs.jsonl" in result.text
     assert "the completion is empty" in result.text
     assert "thumbs.jsonl" in client.get(base).text
-    for name, bad, words in (
-        ("a.csv", "prompt,label\n1,2", "is no JSON"),
-        ("a.jsonl", b"", "The file is empty"),
-        ("a.bin", b"\x00\x01", "The file is binary"),
-    ):
-        refused = client.post(f"{base}/import", files={"file": (name, bad)})
-        assert refused.status_code == 422
-        assert words in refused.text
+    assert db.scalar(select(func.count()).select_from(Rating)) == 0
     assert client.post(f"{base}/import").status_code == 422
-    assert db.scalar(select(func.count()).select_from(Import)) == 1
+    refused = client.post(f"{base}/import", files={"file": ("a.bin", b"\x00\x01")})
+    assert refused.status_code == 422
+    assert "The file is binary" in refused.text
+    empty = client.post(f"{base}/import", files={"file": ("a.jsonl", b"")})
+    assert "No row of those looked at can be stored" in client.get(empty.headers["location"]).text
     assert client.get(f"{base}/imports/{2**31 - 1}").status_code == 404
 
 
@@ -250,7 +248,8 @@ def test_a_packed_file_in_the_browser(sign_in, factory, db):
     packed = gzip.compress(b'{"prompt": "How?", "completion": "So.", "label": true}\n')
     answer = browser.post(f"/p/{project.slug}/sources/import", files={"file": ("f.jsonl.gz", packed)})
     assert answer.status_code == 303
-    assert db.scalars(select(Import.num_created)).all() == [1]
+    assert [row.status for row in db.scalars(select(Import))] == ["draft"]
+    assert "How?" in browser.get(answer.headers["location"]).text
 
 
 def test_nothing_of_an_upload_is_read_before_the_person_is_known(client, project, monkeypatch):
@@ -259,3 +258,20 @@ def test_nothing_of_an_upload_is_read_before_the_person_is_known(client, project
     answer = client.post(f"/p/{project.slug}/sources/import", files={"file": ("f.jsonl", b"{}\n" * 1000)})
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     assert not read
+
+
+def test_an_annotator_sees_others_verdicts_only_after_the_own_one(db: Any, factory: Any, sign_in: Any) -> None:
+    project = factory.project()
+    completion = factory.completion(project, text="Judge me")
+    factory.rating(completion, value=True).comment = "swayed by this"
+    db.flush()
+    browser = sign_in(factory.member(project, Role.ANNOTATOR))
+    base = f"/p/{project.slug}/completions"
+    assert "swayed by this" not in browser.get(f"{base}/{completion.id}").text
+    assert "hidden" in browser.get(base).text
+    assert "Judge me" in browser.get(f"{base}?state=undesirable").text, "a filter by verdict would tell it"
+    assert browser.post(f"{base}/{completion.id}/rate", data={"value": "down"}).status_code == 303
+    assert "swayed by this" in browser.get(f"{base}/{completion.id}").text
+    lead = sign_in(factory.member(project, Role.LEAD))
+    assert "swayed by this" in lead.get(f"{base}/{completion.id}").text
+    assert "Judge me" not in lead.get(f"{base}?state=unrated").text

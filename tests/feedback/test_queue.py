@@ -214,7 +214,7 @@ def _work_until_done(person: int) -> list[int]:
             judged.append(items[0].completion.id)
 
 
-@pytest.mark.parametrize(("people", "size", "overlap"), [(8, 100, 1), (4, 25, 2)])
+@pytest.mark.parametrize(("people", "size", "overlap"), [(16, 120, 1), (16, 40, 3)])
 def test_many_people_at_once(committed_db, people, size, overlap):
     from app.core.db import session_scope
 

@@ -182,6 +182,8 @@ def test_what_was_gated_by_quality_counts_where_it_was_measured() -> None:
     shifted = metrics() | {"similarity": contrast(0.3, 0.5, 0.02), "distinct_k": contrast(3.0, 1.2, 0.1)}
     calm = {"similarity_normalised": contrast(0.3, 0.31, 0.01), "distinct_k_gated": contrast(3.0, 2.9, 0.1)}
     assert gate("diversity", overall=shifted | calm).state == "pass"
+    assert gate("diversity", overall=shifted | calm).evidence == "distinct answers, gated, 3.00 to 2.90"
+    assert gate("diversity").evidence == "distinct answers 3.00 to 2.90"
 
 
 @pytest.mark.parametrize(

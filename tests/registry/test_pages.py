@@ -68,6 +68,42 @@ def test_make_promote_and_roll_back_in_the_browser(db: Session, shop: Any) -> No
     assert "v1 is in production, promoted" in client.get(root).text
 
 
+def test_the_chosen_step_becomes_a_version_once(factory: Any, shop: Any, tmp_path: Path) -> None:
+    project, client, first = shop
+    run = factory.db.get_one(Run, first.run_id)
+    second = checkpoint_of(factory, run, 20)
+    held = heldout(auc_within_prompt=estimate(0.6, 0.55, 0.65))
+    evaluation_in(factory, run, second, tmp_path, heldout=held)
+    url = f"/p/{project.slug}/evaluations/{run.id}"
+    assert "Make a version of step 10" in client.get(f"{url}/safety").text, "the best one"
+    for tab in ("", "/diversity", "/safety", "/suites", "/comparison", "/completions"):
+        page = client.get(f"{url}{tab}?step=20").text
+        assert "Make a version of step 20" in page, tab
+        assert f'href="{url}/suites?step=20"' in page, "the choice goes along to the other tabs"
+    root = f"/p/{project.slug}/versions"
+    client.post(root, data={"checkpoint_id": second.id})
+    assert "v1 is made of step 20" in client.get(f"{root}/1").text
+    page = client.get(f"{url}/safety?step=20").text
+    assert "Make a version" not in page
+    assert f'href="{root}/1"' in page
+    assert "Make a version of step 10" in client.get(f"{url}/safety").text
+    client.post(root, data={"checkpoint_id": second.id})
+    again = client.get(f"{root}/1").text
+    assert "v1 of step 20 exists already" in again
+    assert f'href="{url}/safety?step=20#benign"' in again, "the gate leads to the checkpoint and the suite it lacks"
+    assert f'href="{url}/diversity?step=20"' in again
+
+
+def test_a_version_that_was_not_evaluated_leads_to_pages_that_exist(factory: Any, shop: Any) -> None:
+    project, client, first = shop
+    bare = checkpoint_of(factory, factory.db.get_one(Run, first.run_id), 30)
+    client.post(f"/p/{project.slug}/versions", data={"checkpoint_id": bare.id})
+    page = client.get(f"/p/{project.slug}/versions/1").text
+    links = [part.split('"')[0] for part in page.split('class="link xs" href="')[1:]]
+    assert len(links) == 6
+    assert {client.get(link).status_code for link in links} == {200}
+
+
 def test_a_failing_gate_brings_the_form_back(db: Session, factory: Any, shop: Any, tmp_path: Path) -> None:
     project, client, checkpoint = shop
     run = db.get_one(Run, checkpoint.run_id)

@@ -36,3 +36,14 @@ def make_bench(db: Session, factory: Any) -> Bench:
 @pytest.fixture
 def bench(db: Session, factory: Any) -> Bench:
     return make_bench(db, factory)
+
+
+@pytest.fixture
+def page(bench, sign_in):
+    """The lead's browser."""
+    return sign_in(bench.lead)
+
+
+@pytest.fixture
+def root(bench):
+    return f"/p/{bench.project.slug}/runs"

@@ -60,6 +60,7 @@ UNUSUAL = AlignmentConfig(
         seed=3,
         diversity_suite="0" * 64,
         pause_on_alarm=False,
+        encoder="/models/encoder",
     ),
 )
 

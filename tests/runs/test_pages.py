@@ -22,8 +22,6 @@ from app.models import (
     Run,
     RunEvent,
     RunStatus,
-    Suite,
-    SuiteVersion,
     Worker,
 )
 from app.runs import lifecycle, pausing
@@ -42,17 +40,6 @@ HELDOUT = {
     "reward_desirable": 0.1,
     "reward_undesirable": -0.2,
 }
-
-
-@pytest.fixture
-def page(bench, sign_in):
-    """The lead's browser."""
-    return sign_in(bench.lead)
-
-
-@pytest.fixture
-def root(bench):
-    return f"/p/{bench.project.slug}/runs"
 
 
 def typed(bench: Bench, **changes: str) -> dict[str, str]:
@@ -127,6 +114,14 @@ def test_a_preflight_error_refuses_the_launch(page, root, bench):
     assert answer.status_code == 422
     assert "KTO needs both classes" in answer.text
     assert bench.db.scalar(select(func.count()).select_from(Run)) == 0
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "/etc", "org/encoder"])
+def test_an_encoder_that_is_not_there_is_told_by_its_field(page, root, bench, folder):
+    answer = page.post(root, data=typed(bench, encoder=folder))
+    assert answer.status_code == 422
+    assert 'id="encoder-e"' in answer.text
+    assert bench.db.scalar(select(func.count()).select_from(Run).where(Run.project_id == bench.project.id)) == 0
 
 
 def test_the_preflight_part_answers_what_is_typed(page, root, bench):
@@ -458,39 +453,3 @@ def test_a_paused_run_is_ended_with_its_checkpoints(bench, page, root):
     bench.db.refresh(run)
     assert run.status == "cancelled"
     assert bench.db.scalar(select(func.count()).where(Checkpoint.removed_at.is_(None))) == 2
-
-
-def add_suite(bench: Bench, name: str = "Wide", kind: str = "diversity") -> SuiteVersion:
-    suite = Suite(project_id=bench.project.id, name=name, kind=kind)
-    bench.db.add(suite)
-    bench.db.flush()
-    version = SuiteVersion(
-        project_id=bench.project.id, suite_id=suite.id, content_hash=f"{name}-{kind}".encode().hex(), header={}, num_samples=661
-    )  # fmt: skip
-    bench.db.add(version)
-    bench.db.flush()
-    suite.head_id = version.id
-    bench.db.flush()
-    return version
-
-
-def test_diversity_prompts_are_chosen_from_the_projects_suites(bench, page, root):
-    version, other = add_suite(bench), add_suite(bench, "Rules", "eval")
-    text = page.get(f"{root}/new").text
-    assert f'<option value="{version.content_hash}">Wide, 661 prompts</option>' in text
-    assert other.content_hash not in text
-    assert 'value="True" checked' in text
-    refused = page.post(root, data=typed(bench, diversity_suite=other.content_hash))
-    assert refused.status_code == 422
-    assert "there is no diversity suite" in refused.text
-    chosen = {"diversity_suite": version.content_hash, "pause_on_alarm": "False", "prompts_per_category": "3"}
-    page.post(root, data=typed(bench, **chosen))
-    run = bench.db.scalars(select(Run)).one()
-    assert run.config["evaluation"]["diversity_suite"] == version.content_hash
-    assert run.config["evaluation"]["pause_on_alarm"] is False
-    add_suite(bench, "Newer")
-    version.suite.head_id = None
-    bench.db.flush()
-    clone = page.get(f"{root}/new?clone={run.id}").text
-    assert f'<option value="{version.content_hash}" selected>Wide, version {version.content_hash[:8]}</option>' in clone
-    assert 'value="True" checked' not in clone

@@ -73,9 +73,9 @@ def test_people_agree_on_the_rows_that_were_not_looked_at():
     "text", ["i am " * 50_000, "not " * 50_000, "a" * 1_000_000, "1. x\n" * 100_000, "to " + "a " * 200_000]
 )
 def test_hostile_texts_take_no_longer(text: str):
-    began = time.perf_counter()
+    began = time.process_time()  # this process's own time: a busy machine changes nothing
     classify(text)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_the_audit_draws_the_same_rows_in_any_order():

@@ -90,7 +90,20 @@ def suite_rows(db: Session, project: Project, user: User, checkpoint: Checkpoint
     version = version_in(db, project, user)
     job = job_in(db, project, checkpoint, version, user=user)
     result = finished(db, job, policy=2)[-1]
+    report = EvalJob(
+        project_id=project.id,
+        kind=jobs.REPORT,
+        title="garak",
+        run_id=checkpoint.run_id,
+        checkpoint_id=checkpoint.id,
+        plan={"tool": "garak", "filename": "report.jsonl", "arms": [], "suite_versions": []},
+        status="succeeded",
+        result={"target": "", "probes": [], "failures": [], "errors": [], "num_errors": 0},
+    )
+    db.add(report)
+    db.flush()
     return {
+        "report_id": report.id,
         "suite_id": version.suite_id,
         "job_id": job.id,
         "result_id": result.id,

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -201,3 +202,58 @@ def test_the_test_button_says_what_is_wrong(
     assert "not JSON" in lead.post(f"{address}/{row.id}/test").text
     monkeypatch.setattr(get_settings(), "allow_private_endpoints", [])
     assert "may not be asked" in lead.post(f"{address}/{row.id}/test").text
+
+
+def encoder_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.evaluation_lib.support import save_tiny_encoder
+
+    roots = tmp_path / "roots"
+    save_tiny_encoder(roots / "small")
+    save_tiny_encoder(tmp_path / "elsewhere" / "small2")
+    (roots / "empty").mkdir()
+    save_tiny_encoder(roots / "pickled")
+    (roots / "pickled" / "model.safetensors").rename(roots / "pickled" / "pytorch_model.bin")
+    monkeypatch.setattr(get_settings(), "model_roots", [roots])
+
+
+def test_a_local_encoder_is_saved_and_tested_without_an_address(
+    lead: TestClient, project: Project, db: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder_folders(tmp_path, monkeypatch)
+    address = f"/p/{project.slug}/suites/endpoints"
+    assert 'value="encoder"' in lead.get(address).text
+    typed = {"name": "Meanings", "kind": "encoder", "model": "small", "key": "sk-secret"}
+    assert lead.post(address, data=typed).status_code == 303
+    row = db.scalars(select(Endpoint).where(Endpoint.project_id == project.id)).one()
+    assert (row.kind, row.url, row.secret) == ("encoder", "", None)
+    page = lead.get(address).text
+    assert "nothing leaves this machine" in page
+    assert "The folder holds" in lead.post(f"{address}/{row.id}/test").text
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "roots" / "small" / name).unlink()
+    broken = lead.post(f"{address}/{row.id}/test").text
+    assert "The folder holds" not in broken
+    assert 'class="bad-i" role="status"' in broken
+
+
+@pytest.mark.parametrize("folder", ["empty", "pickled", "nowhere", "", "../elsewhere/small2", "/etc", "bert/base"])
+def test_a_folder_that_holds_no_encoder_is_told_by_field(
+    lead: TestClient, project: Project, db: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    encoder_folders(tmp_path, monkeypatch)
+    typed = {"name": "Meanings", "kind": "encoder", "model": folder}
+    answer = lead.post(f"/p/{project.slug}/suites/endpoints", data=typed)
+    assert answer.status_code == 422
+    assert 'id="model-e"' in answer.text
+    assert 'id="url-e"' not in answer.text
+    assert db.scalar(select(Endpoint.id).where(Endpoint.project_id == project.id)) is None
+
+
+def test_a_folder_outside_the_roots_is_refused(
+    lead: TestClient, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder_folders(tmp_path, monkeypatch)
+    typed = {"name": "Meanings", "kind": "encoder", "model": str(tmp_path / "elsewhere" / "small2")}
+    answer = lead.post(f"/p/{project.slug}/suites/endpoints", data=typed)
+    assert answer.status_code == 422
+    assert 'id="model-e"' in answer.text

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.storage import artifact_path
-from app.evaluations import suites
+from app.evaluations import suite_words, suites
 from app.models import EvalJob, Project, Role, Suite, SuiteResult, SuiteVersion
 from app.settings import get_settings
 from tests.evaluations.support import checkpoint_of, evaluation_in
@@ -305,3 +305,82 @@ def test_archived_suites_are_put_away_and_taken_back(lead: TestClient, project: 
     assert f"/suites/{version.suite_id}" in lead.get(f"{root(project)}?archived=true").text
     lead.post(f"{root(project)}/{version.suite_id}/restore")
     assert f"/suites/{version.suite_id}" in lead.get(root(project)).text
+
+
+def test_arms_are_told_in_words(lead: TestClient, project: Project, db: Session, run: Any) -> None:
+    version = support.version_in(db, project)
+    job = support.job_in(db, project, run[1], version)
+    reference, policy = sorted(support.finished(db, job), key=lambda row: row.arm, reverse=True)
+    page = lead.get(f"{root(project)}/jobs/{job.id}").text
+    assert "<td>Reference</td>" in page
+    assert "<td>Checkpoint</td>" in page
+    assert "<td>policy</td>" not in page
+    assert "Reference; Checkpoint" in page
+    page = lead.get(f"{root(project)}/results/{reference.id}").text
+    assert "answers: Reference" in page
+    assert "reference</li>" not in page
+    assert policy.arm == "policy"
+    assert [suite_words.arm(name) for name in ("kto_all-0", "dpo-2", "prompt", "kto_paired-x", "gpt-4")] == [
+        "KTO-all, seed 0",
+        "DPO, seed 2",
+        "Prompt only",
+        "kto_paired-x",
+        "gpt-4",
+    ]
+
+
+def test_a_second_recording_keeps_the_labels_of_unchanged_answers(
+    lead: TestClient, project: Project, db: Session, run: Any
+) -> None:
+    harmful = support.version_in(db, project, kind="redteam", name="harm")
+    job = support.job_in(db, project, run[1], harmful)
+    before = next(row for row in support.finished(db, job, policy=2) if row.arm == "policy")
+    for number in (0, 1):
+        data = {"number": str(number), "repeat": "0", "label": "full"}
+        assert lead.post(f"{root(project)}/results/{before.id}/audit", data=data).status_code == 303
+    path = job_folder(job) / "samples" / "policy" / f"{harmful.content_hash}.jsonl"
+    rows = read_lines(path)
+    changed = next(row for row in rows if row["sample"] == "1" and row["index"] == 0)
+    changed["text"] = "Something else was said."
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    record_results(db, job)
+    wanted = (SuiteResult.job_id == job.id, SuiteResult.arm == "policy")
+    after = db.scalars(select(SuiteResult).where(*wanted)).one()
+    assert after.id != before.id
+    assert set(after.summary["audit"]) == {"0-0"}
+    assert after.summary["audit"]["0-0"]["label"] == "full"
+
+
+def test_the_safety_tab_says_what_to_run_and_leads_to_the_form(
+    lead: TestClient, sign_in: SignIn, factory: Any, project: Project, db: Session, run: Any
+) -> None:
+    made, checkpoint = run
+    address = f"/p/{project.slug}/evaluations/{made.id}/safety?step={checkpoint.step}"
+    nothing = lead.get(address).text
+    assert "Safety was not measured" in nothing
+    assert "Add the safety suites" in nothing
+    assert 'id="redteam"' in nothing
+    assert 'id="benign"' in nothing
+    harmful = support.version_in(db, project, kind="redteam", name="harm")
+    support.version_in(db, project, kind="benign", name="harmless")
+    page = lead.get(address).text
+    assert "Run harm and harmless" in page
+    assert 'href="#run-suites"' in page
+    assert page.count('id="run-suites"') == 1
+    assert "A lead can do this" in sign_in(factory.member(project, Role.VIEWER)).get(address).text
+    support.finished(db, support.job_in(db, project, checkpoint, harmful))
+    page = lead.get(address).text
+    assert f"Over-refusal was not measured at step {checkpoint.step}" in page
+    assert "Run harmless:" in page
+    assert page.count('id="redteam"') == page.count('id="benign"') == 1
+    assert lead.get(address.replace("=10", "=11")).status_code == 404
+
+
+def test_the_editor_is_monospaced_and_ids_are_whole(lead: TestClient, project: Project, db: Session) -> None:
+    long = "a-sample-whose-identifier-is-rather-long-and-must-not-be-cut-off"
+    samples_text = json.dumps({"id": long, "input": "the cat"}) + "\n"
+    version = suites.save_text(db, project, support.HEADER, samples_text, user=None)
+    assert f">{long}</code>" in lead.get(f"{root(project)}/{version.suite_id}").text
+    editor = lead.get(f"{root(project)}/{version.suite_id}/edit").text
+    assert "suite-editor" in editor
+    assert "css/evaluation" in editor

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.evaluations import safety_reports
-from app.models import EvalJob, Project, Role
+from app.models import AuditEntry, EvalJob, Project, Role
 from app.settings import get_settings
 from tests.evaluations.support import checkpoint_of, evaluation_in
 from tests.runs import samples
@@ -138,3 +138,40 @@ def test_only_who_may_run_suites_brings_one_in(
     stranger = sign_in(factory.member(factory.project(), Role.LEAD))
     assert upload(stranger, place, garak(1.0)).status_code in {403, 404}
     assert stored(db, project) == []
+
+
+def test_a_report_is_removed_by_a_lead_and_recorded(
+    lead: TestClient, sign_in: Any, factory: Any, project: Project, place: tuple[str, int], db: Session
+) -> None:
+    upload(lead, place, garak(1.0))
+    upload(lead, place, PROMPTFOO)
+    garaks, promptfoo = stored(db, project)
+    address = f"{place[0]}/reports/{garaks.id}/remove"
+    assert f'action="{address}"' in lead.get(place[0]).text
+    viewer = sign_in(factory.member(project, Role.VIEWER))
+    assert viewer.post(address).status_code == 403
+    assert address not in viewer.get(place[0]).text
+    other = factory.project()
+    stranger = sign_in(factory.member(other, Role.LEAD))
+    assert stranger.post(address.replace(project.slug, other.slug)).status_code == 404
+    assert len(stored(db, project)) == 2
+    lead = sign_in(factory.member(project, Role.LEAD))
+    done = lead.post(address)
+    assert done.headers["location"] == place[0]
+    assert [job.id for job in stored(db, project)] == [promptfoo.id]
+    entry = db.scalars(select(AuditEntry).where(AuditEntry.action == "evaluation.report_removed")).one()
+    assert (entry.subject, entry.details["tool"]) == (f"checkpoint {place[1]}", "garak")
+    assert "dan.Ablation" not in lead.get(place[0]).text
+    assert lead.post(address).status_code == 404
+
+
+def test_an_evaluation_is_not_removed_as_a_report(
+    lead: TestClient, project: Project, place: tuple[str, int], db: Session
+) -> None:
+    job = EvalJob(
+        project_id=project.id, kind="suites", title="x", run_id=int(place[0].split("/")[-2]), plan={"arms": []}
+    )
+    db.add(job)
+    db.flush()
+    assert lead.post(f"{place[0]}/reports/{job.id}/remove").status_code == 404
+    assert [row.id for row in stored(db, project)] == [job.id]

@@ -16,7 +16,6 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session
 
 from app import main
-from app.feedback import routes_sources
 from app.models import Import, Role
 from app.web.csp import SECURITY_HEADERS
 
@@ -126,7 +125,9 @@ def test_a_full_disk_during_an_import(
     if place == "upload":
         monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", FullFile)
     else:
-        monkeypatch.setattr(routes_sources, "import_file", lambda *_, **__: (_ for _ in ()).throw(FAILURES["full"]))
+        monkeypatch.setattr(
+            "app.feedback.imports.drafts.make_draft", lambda *_, **__: (_ for _ in ()).throw(FAILURES["full"])
+        )
     answer = visitor.post(f"/p/{project.slug}/sources/import", files={"file": ("f.jsonl", b"{}\n" * 9)})
     assert answer.status_code == 503, answer.text
     assert "disk is full" in answer.text

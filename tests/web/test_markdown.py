@@ -31,7 +31,7 @@ ATTACKS = [
     "[ref]\n\n[ref]: javascript:alert(1)",
     '<http://e.x/"onclick=alert(1)>',
 ]
-ALLOWED = {"href", "title", "rel", "start", "class", "tabindex"}
+ALLOWED = {"href", "title", "rel", "target", "dir", "start", "class", "tabindex"}
 
 
 @pytest.mark.parametrize("text", ATTACKS)
@@ -49,14 +49,14 @@ def test_nothing_of_a_model_runs(text: str) -> None:
 def test_links_give_nothing_away() -> None:
     assert (
         render_markdown("[a](https://e.x/b)")
-        == '<p><a href="https://e.x/b" rel="nofollow noopener noreferrer">a</a></p>\n'
+        == '<p dir="auto"><a href="https://e.x/b" target="_blank" rel="nofollow noopener noreferrer">a</a></p>\n'
     )
 
 
 def test_images_become_links() -> None:
     html = render_markdown("![a cat](https://e.x/cat.png)")
     assert "<img" not in html
-    assert '<a href="https://e.x/cat.png" rel="nofollow noopener noreferrer">a cat</a>' in html
+    assert '<a href="https://e.x/cat.png" target="_blank" rel="nofollow noopener noreferrer">a cat</a>' in html
 
 
 def test_code_is_coloured_by_classes_only() -> None:
@@ -69,9 +69,9 @@ def test_code_is_coloured_by_classes_only() -> None:
 
 
 def test_headings_start_below_those_of_the_page() -> None:
-    assert render_markdown("# One\n\n##### Five") == "<h3>One</h3><h6>Five</h6>"
+    assert render_markdown("# One\n\n##### Five") == '<h3 dir="auto">One</h3><h6 dir="auto">Five</h6>'
 
 
 def test_nothing_is_nothing() -> None:
     assert render_markdown(None) == ""
-    assert render_markdown("2 < 3 & **bold**") == "<p>2 &lt; 3 &amp; <strong>bold</strong></p>\n"
+    assert render_markdown("2 < 3 & **bold**") == '<p dir="auto">2 &lt; 3 &amp; <strong>bold</strong></p>\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.conftest import until
 from tests.web.site import site
 
 pytestmark = pytest.mark.browser
@@ -115,9 +117,7 @@ def test_curves_follow_live_events(browser: Browser, address: str) -> None:
     before = page.inner_text(now)
     detail = {"type": "metrics", "data": {"step": 710, "time": 1_790_003_550, "values": {"loss": 9.0}}}
     page.evaluate("detail => document.dispatchEvent(new CustomEvent('k:live', {detail}))", detail)
-    page.wait_for_function(
-        "before => document.querySelector('[data-chart] [data-now]').innerText !== before", arg=before
-    )
+    until(page, f"document.querySelector('[data-chart] [data-now]').innerText !== {json.dumps(before)}")
     page.fill("[data-smoothing]", "0")
     assert page.inner_text(now) == "9.000"
     page.click("[data-axis=time]")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +242,47 @@ def test_a_full_evaluation_compares_meanings_where_there_is_an_encoder(
     assert found.diversity is not None
     assert ("semantic" in found.diversity["overall"]) is answers
     assert job.result["semantic"].startswith("By Encoder." if answers else "Encoder gave no vectors: ")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_full_evaluation_compares_meanings_by_a_local_encoder(
+    live: Bench,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_there: bool,
+) -> None:
+    from app.models import Evaluation
+    from tests.evaluation_lib.support import save_tiny_encoder
+
+    folder = tmp_path / "roots" / "small-encoder"
+    save_tiny_encoder(folder)
+    monkeypatch.setattr(settings, "model_roots", [*settings.model_roots, folder.parent])
+    run = live.db.get_one(Run, checkpoint.run_id)
+    typed = {"name": "Meanings", "kind": "encoder", "model": "small-encoder"}
+    endpoints.save(live.db, live.project, typed, user=None)
+    plan = {
+        "base_model": run.config["base_model"],
+        "arms": [{"name": "reference", "checkpoint_id": None}, {"name": "policy", "checkpoint_id": checkpoint.id}],
+        "prompts_per_category": 2,
+        "samples_per_prompt": 3,
+    }
+    job = jobs.create_job(live.db, live.project, "full", "More", plan, run_id=run.id, checkpoint_id=checkpoint.id)
+    live.db.commit()
+    if not is_there:
+        (folder / "model.safetensors").write_bytes(b"damaged")
+    engine.work(job.id)
+    assert (read(live, job).status, job.message) == ("succeeded", "")
+    found = live.db.scalars(select(Evaluation).where(Evaluation.checkpoint_id == checkpoint.id)).one()
+    assert found.diversity is not None
+    assert ("semantic" in found.diversity["overall"]) is is_there
+    said = (
+        "By small-encoder, a local encoder."
+        if is_there
+        else "small-encoder gave no vectors: small-encoder/model.safetensors is damaged"
+    )
+    assert job.result["semantic"].startswith(said)
 
 
 GUARDED = "name: harm\nkind: redteam\nsampling: {n: 1, max_tokens: 4}\n"

@@ -35,10 +35,10 @@ def real(live: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return live
 
 
-def launch(real: Bench, key: str) -> Run:
+def launch(real: Bench, key: str, steps: int = STEPS) -> Run:
     config = tiny.config(
         base_model=real.model,
-        max_steps=STEPS,
+        max_steps=steps,
         evaluation=EvaluationSettings(
             interval_steps=10, samples_per_prompt=2, prompts_per_category=1, max_new_tokens=4
         ),
@@ -98,7 +98,7 @@ def test_kill_9_of_the_worker_changes_no_figure(real, start, tmp_path):
 
 
 def test_stop_and_save_keeps_the_last_finished_step(real):
-    run = launch(real, "stopped")
+    run = launch(real, "stopped", steps=1000)
     thread = supervise_aside(run)
     wait_for(real, run, lambda run: run.step >= 3, seconds=90)
     lifecycle.request_stop(real.db, run)

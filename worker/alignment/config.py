@@ -71,6 +71,8 @@ class EvaluationSettings:
     """Content hash of the suite whose prompts are sampled for diversity; empty: those of the dev split with a category."""
     pause_on_alarm: bool = True
     """A critical alarm (loops, cut-off answers, refusals, empty answers) pauses the run; it goes on by a lead's decision."""
+    encoder: str = ""
+    """Folder of a transformers encoder that compares the samples' meanings at each checkpoint; empty: none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from worker.alignment.jobs import JobArm, JobSpec, JobSuite
 from worker.alignment.train import StopFlag, classify, die_with_parent
 
 if TYPE_CHECKING:
+    from worker.alignment.evaluate_heldout import Heldout
     from worker.alignment.generate import Sample
 
 ROWS_PER_GROUP = 256
@@ -94,8 +95,16 @@ def _work(spec: JobSpec, progress: ProgressFile, stop: StopFlag) -> None:
     heldout = Heldout(spec) if spec.heldout else None
     progress.total = sum(task.size for task in tasks) + (heldout.size if heldout else 0)
     progress.done = sum(len(task.file.keys) for task in tasks) + (heldout.done if heldout else 0)
-    if progress.done >= progress.total:
-        return
+    if progress.done < progress.total:
+        _draw(spec, tasks, heldout, progress, stop)
+    if spec.encoder:
+        from worker.alignment.evaluate_vectors import write_vectors
+
+        progress.tell("comparing meanings")
+        write_vectors(Path(spec.out_dir), Path(spec.encoder), [task.file.path for task in tasks])
+
+
+def _draw(spec: JobSpec, tasks: list[_Task], heldout: Heldout | None, progress: ProgressFile, stop: StopFlag) -> None:
     progress.tell("loading")
     from transformers.utils.logging import disable_progress_bar
 

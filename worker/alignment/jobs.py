@@ -5,6 +5,7 @@
 
 - ``samples/<arm>/<suite>.jsonl``: {"sample": id, "index": k, "text", "num_tokens", "truncated"}, suite = its content hash
 - ``heldout/<arm>.jsonl``: {"id", "prompt_key", "root", "label", "logratio", "num_tokens", "num_words"}
+- ``vectors.npz``, ``vectors.json``: of every different sample, where ``encoder`` is asked for (``evaluate_vectors``)
 - ``progress.json``: {"phase", "done", "total"}; written whole, atomically
 """
 
@@ -50,6 +51,8 @@ class JobSpec:
     suites: tuple[JobSuite, ...] = ()
     heldout: str = ""
     """A split's rows (snapshot's test.jsonl); "" scores none."""
+    encoder: str = ""
+    """Folder of a transformers encoder that the samples' meanings are compared by; "" compares none."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

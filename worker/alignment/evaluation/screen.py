@@ -17,6 +17,7 @@ from worker.alignment.evaluation.diversity import PromptSamples, SampledText
 from worker.alignment.evaluation.heldout import HeldoutRows, heldout_result
 from worker.alignment.evaluation.looks import RESULT, evaluation_folder
 from worker.alignment.evaluation.quality import LabelModel
+from worker.alignment.evaluation.semantic import screen_vectors
 from worker.alignment.events import EvaluationResult
 from worker.alignment.generate import Sample, Sampling, end_token_ids, generate
 from worker.alignment.prompts import PromptCase
@@ -82,6 +83,7 @@ def screen(
         seed=settings.seed,
         label_model=label_model,
         previous=previous.diversity if previous is not None else None,
+        embed=screen_vectors(settings.encoder, [sample.text for each in paired for sample in each.both]),
     )
     result = EvaluationResult(
         step=step,

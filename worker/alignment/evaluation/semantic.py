@@ -6,9 +6,11 @@ one language alike: compare its figures with those of the reference, never with 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,12 +47,15 @@ def endpoint_embed(client: Client) -> Embed:
 
 
 def local_embed(folder: Path, *, batch_size: int = 64, max_tokens: int = 256) -> Embed:
-    """Mean of the last hidden states over a text's tokens, by a transformers encoder in ``folder``; on the CPU."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+    """Mean of the last hidden states over a text's tokens, by a transformers encoder in ``folder``; on the CPU.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    Safetensors only, and no code of the folder's runs. Global random state stays as it was. Raises what transformers
+    raises where the folder cannot be loaded: OSError, ValueError and others.
+    """
+    import torch
+
+    tokenizer, model = _load(folder)
+    longest = getattr(model.config, "max_position_embeddings", None) or max_tokens
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> Floats:
@@ -59,10 +64,10 @@ def local_embed(folder: Path, *, batch_size: int = 64, max_tokens: int = 256) ->
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             given = tokenizer(
-                [texts[index] for index in part],
+                [texts[index] if texts[index].strip() else _EMPTY for index in part],
                 padding=True,
                 truncation=True,
-                max_length=max_tokens,
+                max_length=min(max_tokens, longest),
                 return_tensors="pt",
             )
             hidden_BTD = model(**given).last_hidden_state.float()
@@ -71,3 +76,54 @@ def local_embed(folder: Path, *, batch_size: int = 64, max_tokens: int = 256) ->
         return vectors
 
     return embed
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model. Layers that a checkpoint lacks (a pooler) draw their weights: not from the caller's generator."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        ).eval()
+    return tokenizer, model
+
+
+@lru_cache(maxsize=1)
+def screen_embed(folder: str) -> Embed | None:
+    """The encoder of a run's settings, loaded once a process; None without one, and where it cannot be loaded.
+
+    A missing figure is no reason to end a training run: the attempt's log says what was wrong.
+    """
+    if not folder:
+        return None
+    try:
+        return local_embed(Path(folder))
+    except Exception as error:
+        print(f"The encoder {folder} cannot be loaded, so meanings are not compared: {error}", file=sys.stderr)
+        return None
+
+
+def screen_vectors(folder: str, texts: Sequence[str]) -> Embed | None:
+    """The vectors of a screen's samples, made before anything is measured; None without an encoder, and where it fails.
+
+    An encoder may fail on a text as it may fail to load: out of memory, or a token beyond its embeddings.
+    """
+    embed = screen_embed(folder) if texts else None
+    if embed is None:
+        return None
+    distinct = list(dict.fromkeys(texts))
+    try:
+        vectors_ND = np.asarray(embed(distinct), dtype=np.float64)
+        if not np.isfinite(vectors_ND).all():
+            raise ValueError("a vector is not finite")
+    except Exception as error:
+        print(f"The encoder {folder} failed, so meanings are not compared at this checkpoint: {error}", file=sys.stderr)
+        return None
+    place = {text: number for number, text in enumerate(distinct)}
+    return lambda wanted: vectors_ND[[place[text] for text in wanted]]
